@@ -1,0 +1,260 @@
+"""Checkpoints as read-only mappings that read a tensor when it is asked for.
+
+One class, three kinds of file behind it: safetensors, safetensors in shards with an index, and files of ``torch.save``.
+Opening reads headers only (safetensors: without torch). The writers live in `safetensors_io` and `outputs`; their names
+are passed on here, so that the rest of the package needs this module alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wfcli.core.outputs import atomic_path, check_writable, write_json
+from wfcli.core.safetensors_io import (
+    TORCH_DTYPES,
+    TensorSpec,
+    dtype_name,
+    file_digest,
+    read_header,
+    read_tensor,
+    save_state,
+    state_specs,
+    torch_dtype,
+    write_checkpoint,
+)
+from wfcli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "INDEX_SUFFIX",
+    "PICKLE_SUFFIXES",
+    "TORCH_DTYPES",
+    "Checkpoint",
+    "TensorSpec",
+    "atomic_path",
+    "check_writable",
+    "dtype_name",
+    "file_digest",
+    "open_checkpoint",
+    "save_state",
+    "state_specs",
+    "torch_dtype",
+    "write_checkpoint",
+    "write_json",
+]
+
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
+INDEX_SUFFIX = ".safetensors.index.json"
+PREFIXES = ("module.", "_orig_mod.", "model.")  # left by DataParallel, torch.compile, Lightning
+
+
+class Checkpoint(Mapping[str, "torch.Tensor"]):
+    """A checkpoint on disk. ``checkpoint[name]`` reads that tensor into fresh memory, every time.
+
+    Attributes: `path`; `name`, what to show; `specs`, name -> shape and dtype; `metadata`; `size` in bytes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        files: tuple[Path, ...],
+        specs: Mapping[str, TensorSpec],
+        metadata: Mapping[str, str],
+        read: Callable[[str], torch.Tensor],
+    ) -> None:
+        self.path = path
+        self.name = name
+        self.metadata = dict(metadata)
+        self.size = sum(file.stat().st_size for file in files)
+        self._keys = _without_prefixes(specs)  # the name here -> the name in the file
+        self.specs = {key: specs[stored] for key, stored in self._keys.items()}
+        self._files = files
+        self._stamps = [_stamp(file) for file in files]
+        self._read = read
+        self._digest: str | None = None
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        stored = self._keys[key]
+        self._check_unchanged()
+        return self._read(stored)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.specs  # Mapping's own would read the tensor
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({self.name!r}, {len(self)} tensors)"
+
+    @property
+    def provenance(self) -> dict[str, Any] | None:
+        """Who made this file from what; None where wfcli did not write it."""
+        try:
+            found = json.loads(self.metadata.get("wfcli", "null"))
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def digest(self) -> str:
+        """Return the sha256 of the file's bytes; of shards: the sha256 over their digests in the order of names."""
+        if self._digest is None:
+            self._check_unchanged()
+            digests = [file_digest(file) for file in self._files]
+            self._digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return self._digest
+
+    def _check_unchanged(self) -> None:
+        """A header read earlier says nothing about a file that was written again since."""
+        if [_stamp(file) for file in self._files] != self._stamps:
+            raise CheckpointError(
+                f"{self.path}: changed while it was in use", hint="leave the file alone and run again"
+            )
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _without_prefixes(names: Mapping[str, TensorSpec]) -> dict[str, str]:
+    """Map each name without the prefixes that all names share to the name in the file."""
+    keys = {name: name for name in sorted(names)}
+    while keys:
+        weights = [key for key in keys if key != "n_averaged"]  # AveragedModel's counter stands beside "module."
+        prefix = next((p for p in PREFIXES if weights and all(key.startswith(p) for key in weights)), None)
+        if prefix is None:
+            break
+        keys = {key.removeprefix(prefix): keys[key] for key in weights}
+    return keys
+
+
+def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
+    """Open a .safetensors file, a folder or index of shards, or a .pt, .pth or .bin file, by its header.
+
+    Wrappers are seen through: ``state_dict``, ``model``, ``ema`` and the like in pickles; ``module.``, ``_orig_mod.``
+    and ``model.`` before all names of any file. `name` is what messages and tables show (default: the base name).
+
+    Raises:
+        CheckpointError: no such file, damaged, or a pickle that wants to run code; names the file and the tensors.
+    """
+    path = Path(path)
+    name = name or path.name
+    if path.is_dir() or path.name.endswith(INDEX_SUFFIX):
+        return _open_shards(path, name)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file", hint="check the path")
+    if path.suffix in PICKLE_SUFFIXES:
+        return _open_pickle(path, name)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{path}: unknown kind of file {path.suffix!r}",
+            hint=f"give .safetensors, *{INDEX_SUFFIX}, {', '.join(PICKLE_SUFFIXES)}",
+        )
+    header = read_header(path)
+
+    def read(key: str) -> torch.Tensor:
+        return read_tensor(path, header.specs[key], header.offsets[key])
+
+    return Checkpoint(path, name, (path,), header.specs, header.metadata, read)
+
+
+def _open_shards(path: Path, name: str) -> Checkpoint:
+    index = _find_index(path) if path.is_dir() else path
+    weight_map = _read_index(index)
+    shards = {shard: index.parent / shard for shard in sorted(set(weight_map.values()))}
+    headers = {}
+    problems: list[str] = []
+    for shard, file in shards.items():
+        try:
+            headers[shard] = read_header(file)
+        except CheckpointError as error:  # noqa: PERF203 (all problems at once)
+            problems += error.problems
+    for key, shard in weight_map.items():
+        if shard in headers and key not in headers[shard].specs:
+            problems.append(f"{index}: {key}: not in {shard}, where the index says it is")
+    if problems:
+        raise CheckpointError(*problems, hint="fetch the shards again: all the files that the index names")
+    metadata: dict[str, str] = {}
+    for shard in reversed(shards):
+        metadata |= headers[shard].metadata
+
+    def read(key: str) -> torch.Tensor:
+        shard = weight_map[key]
+        return read_tensor(shards[shard], headers[shard].specs[key], headers[shard].offsets[key])
+
+    specs = {key: headers[shard].specs[key] for key, shard in weight_map.items()}
+    return Checkpoint(index, name, tuple(shards.values()), specs, metadata, read)
+
+
+def _find_index(folder: Path) -> Path:
+    found = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise CheckpointError(
+            f"{folder}: expected one *{INDEX_SUFFIX} in this folder, got {names}", hint="name a checkpoint file instead"
+        )
+    return found[0]
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Return tensor -> shard. A shard is a plain file name: an index may not lead out of its folder."""
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        pairs = {str(key): str(shard) for key, shard in weight_map.items()}
+    except OSError as error:
+        raise CheckpointError(f"{index}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{index}: not an index of shards: no weight_map", hint="fetch the index again"
+        ) from error
+    outside = sorted({shard for shard in pairs.values() if shard in ("", ".", "..") or "/" in shard or "\\" in shard})
+    if outside:
+        raise CheckpointError(
+            *(f"{index}: the shard {shard!r} lies outside the folder of the index" for shard in outside),
+            hint="shards stand beside their index, named without folders",
+        )
+    if not pairs:
+        raise CheckpointError(f"{index}: its weight_map is empty", hint="fetch the index again")
+    return pairs
+
+
+def _open_pickle(path: Path, name: str) -> Checkpoint:
+    import torch
+
+    from wfcli.core.pickles import file_offsets, load_pickle
+
+    state = load_pickle(path)
+    problems = []
+    specs = {}
+    for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            problems.append(f"{path}: {key}: a sparse or quantized tensor, expected a dense one")
+        elif str(tensor.dtype).removeprefix("torch.") not in {torch_name for torch_name, _ in TORCH_DTYPES.values()}:
+            problems.append(f"{path}: {key}: got dtype {tensor.dtype}, which safetensors cannot hold")
+        else:
+            specs[key] = TensorSpec(tuple(tensor.shape), dtype_name(tensor.dtype))
+    if problems:
+        raise CheckpointError(*problems, hint="save the dense weights: model.state_dict()")
+    offsets = file_offsets(path, state)
+    rest = {key: tensor.detach() for key, tensor in state.items() if key not in offsets}
+
+    def read(key: str) -> torch.Tensor:
+        if key in offsets:
+            return read_tensor(path, specs[key], offsets[key])
+        return rest[key].clone(memory_format=torch.contiguous_format)
+
+    return Checkpoint(path, name, (path,), specs, {}, read)

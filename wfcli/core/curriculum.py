@@ -1,0 +1,109 @@
+"""One zoo as a training ground for a generator: its teachers as tokens, its images with the teachers' answers beside them.
+
+K teachers of the zoo, T of them in a subset, P images of the pool, B images of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from wfcli.core.architectures import InputConfig
+from wfcli.core.data import to_input
+from wfcli.core.devices import training_autocast
+from wfcli.core.generator import WeightFormer
+from wfcli.core.methods import soup_tensor
+from wfcli.core.plan import LayerPlan, LayerSpec
+from wfcli.core.tokens import LayerTokens, RowProducts, row_products, to_tokens
+
+
+@dataclass
+class Pool:
+    """Images for the generator with the teachers' log-probabilities, computed once."""
+
+    pixels: Tensor  # uint8 [P, 3, H, W], augmented already: the teachers answered these very images
+    labels: Tensor  # int64 [P]
+    log_probs: Tensor  # [K, P, C]
+
+
+@dataclass
+class Ground:
+    """A zoo in memory, ready for any number of steps on any subset of its teachers."""
+
+    name: str
+    model: nn.Module  # structure alone; its weights are the generator's
+    plan: LayerPlan
+    layers: list[tuple[LayerSpec, LayerTokens, RowProducts]]
+    constants: dict[str, Tensor]  # integer buffers
+    settings: InputConfig
+    train: Pool
+    validation: Pool
+    teachers: tuple[int, ...]  # to train on
+    held_out: tuple[int, ...]  # to validate on
+    digests: tuple[str, ...]  # sha256 of the teachers' files
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shape of every tensor of the student."""
+        return {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+
+
+def read_layers(
+    plan: LayerPlan, teachers: Sequence[Mapping[str, Tensor]], device: torch.device
+) -> tuple[list[tuple[LayerSpec, LayerTokens, RowProducts]], dict[str, Tensor]]:
+    """Read all layers of K teachers into memory, with their inner products; integer tensors apart, as in the soup."""
+    layers = []
+    constants = {}
+    for spec in plan.specs:
+        names = set(spec.tensors())
+        integers = {name for name in names if not teachers[0][name].is_floating_point()}
+        constants.update({n: soup_tensor(teacher[n] for teacher in teachers).to(device) for n in integers})
+        if names - integers:
+            tokens = to_tokens(spec, teachers, device)
+            layers.append((spec, tokens, row_products(tokens)))
+    return layers, constants
+
+
+def generate_subset(generator: WeightFormer, ground: Ground, index: Tensor) -> dict[str, Tensor]:
+    """Generate the student of the teachers in `index` [T]: name -> float32 tensor, with gradients to the generator."""
+    state = generator.start(len(index))
+    student = dict(ground.constants)
+    for spec, tokens, products in ground.layers:
+        layer = generator.generate_layer(spec, tokens.subset(index), products.subset(index), state)
+        if spec.kind == "free" and spec.weight is not None:
+            layer = {spec.weight: layer[spec.weight].reshape(ground.shapes[spec.weight])}
+        student.update(layer)
+    return student
+
+
+def student_logits(ground: Ground, student: Mapping[str, Tensor], pixels: Tensor, batch_statistics: bool) -> Tensor:
+    """Run the student on uint8 images [B, 3, H, W] and return float32 logits [B, C].
+
+    Args:
+        batch_statistics: BatchNorm takes the statistics of this batch (what calibration will give it) instead of the student's own
+            running ones (what it has without data).
+    """
+    model = ground.model
+    for module in model.modules():
+        module.training = batch_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
+    weights = dict(student)
+    if batch_statistics:  # BatchNorm writes into its running statistics: give it some it may overwrite
+        weights.update(
+            {n: w.detach().clone() for n, w in student.items() if n.endswith(("running_mean", "running_var"))}
+        )
+        weights.update({n: w.clone() for n, w in ground.constants.items()})
+    x = to_input(pixels, ground.settings)
+    with training_autocast(x.device, model):
+        logits: Tensor = functional_call(model, weights, (x,))
+    return logits.float()
+
+
+def distillation_loss(logits: Tensor, wanted: Tensor, labels: Tensor, ce_weight: float) -> Tensor:
+    """KL(teachers' mean probabilities || student) + ce_weight * cross entropy; `wanted` is their log [B, C]."""
+    divergence = functional.kl_div(functional.log_softmax(logits, 1), wanted, reduction="batchmean", log_target=True)
+    return divergence + ce_weight * functional.cross_entropy(logits, labels)

@@ -1,0 +1,106 @@
+"""Datasets by name: the images of a role, under the classes that are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from wfcli.core.data_sources import open_table
+from wfcli.core.digits import Digits
+from wfcli.core.images import Images, augment, iterate, normalise, to_input
+from wfcli.core.roles import ROLES, part_of, rows_of
+from wfcli.core.tables import Table
+from wfcli.errors import DataError
+
+__all__ = [
+    "ROLES", "DataSpec", "Images", "augment", "available_splits", "iterate", "load_class_names", "load_images",
+    "normalise", "to_input",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A dataset as the user names it: `source` ``digits``, a folder or ``hf:owner/name``; `classes` like ``0-9,20``."""
+
+    source: str
+    label_column: str | None = None
+    classes: str | None = None
+
+
+def load_images(spec: DataSpec, split: str, size: int, *, limit: int | None = None, seed: int = 0) -> Images:
+    """Load the images of one role, decoded once; only the rows that are wanted are decoded.
+
+    ``train`` is the training split without its validation part; ``teachers`` (7/9) and ``generator`` (2/9) divide it.
+    ``validation`` is the dataset's own, else a tenth of the training split. All parts keep the shares of the classes,
+    come from one fixed seed and do not depend on `classes`. With `limit`, at most so many images, drawn from `seed`.
+    Images are brought to `size` (shorter side, then the centre); small square ones of one size are left as they are.
+
+    Raises:
+        DataError: no such dataset, split, column or class; images that cannot be read.
+    """
+    table = _open(spec.source)
+    part = part_of(table.name, table.splits, split)
+    all_labels, names = table.labels(part, spec.label_column)
+    rows = rows_of(table.splits, part, split, all_labels)
+    chosen = parse_classes(spec.classes, names) if spec.classes else list(range(len(names)))
+    number = np.full(len(names), -1)
+    number[chosen] = np.arange(len(chosen))
+    rows = rows[number[all_labels[rows]] >= 0]
+    if limit is not None and len(rows) > limit:
+        rows = np.sort(np.random.RandomState(seed % 2**32).permutation(rows)[:limit])
+    if not len(rows):
+        raise DataError(f"data {spec.source}: split {split!r} has no image of the classes {spec.classes or 'wanted'}")
+    labels = torch.from_numpy(number[all_labels[rows]]).long()
+    pixels = table.pixels(part, rows, size)
+    return Images(spec.source, split, pixels, labels, tuple(names[c] for c in chosen), table.flip)
+
+
+def load_class_names(spec: DataSpec) -> tuple[str, ...]:
+    """Return the names of the classes that `spec` selects, in order, without decoding an image.
+
+    Raises:
+        DataError: no such dataset, column or class.
+    """
+    table = _open(spec.source)
+    _, names = table.labels(table.splits[0], spec.label_column)
+    return tuple(names[c] for c in parse_classes(spec.classes, names)) if spec.classes else names
+
+
+def available_splits(spec: DataSpec) -> tuple[str, ...]:
+    """Return those of `ROLES` that the dataset can serve."""
+    splits = _open(spec.source).splits
+    return tuple(role for role in ROLES if role in splits or (role != "test" and "train" in splits))
+
+
+def _open(source: str) -> Table | Digits:
+    return Digits() if source == "digits" else open_table(source)
+
+
+def parse_classes(text: str, names: Sequence[str]) -> list[int]:
+    """Read a selection like ``0-9,20`` of the classes `names`, in the given order.
+
+    Raises:
+        DataError: not of that form, out of range, or a class twice.
+    """
+    hint = f"write numbers and ranges from 0 to {len(names) - 1}, like 0-4,7"
+    chosen: list[int] = []
+    problems = []
+    for item in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", item)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            problems.append(f"--classes {text}: {item.strip()!r} is neither a class number nor a range")
+        elif last >= len(names):
+            problems.append(f"--classes {text}: {item.strip()} is out of range, the data has {len(names)} classes")
+        else:
+            chosen.extend(range(first, last + 1))
+    twice = sorted({c for c in chosen if chosen.count(c) > 1})
+    if twice:
+        problems.append(f"--classes {text}: given twice: {', '.join(map(str, twice))}")
+    if problems:
+        raise DataError(*problems, hint=hint)
+    return chosen

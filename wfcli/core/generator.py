@@ -1,0 +1,282 @@
+"""WeightFormer: teachers' weights in, one student's weights out, layer after layer, in one forward pass.
+
+After "Meta-Ensemble Parameter Learning", 2210.01973, sections 3.2 to 3.4 (weight embedder, Transformer over the teachers' weights,
+cross-layer information flow), with a mixing head instead of a free decoder so that an untrained generator gives the soup.
+
+T teachers, N channels of a layer, F token width, S statistics, D model width, M cross tokens, I columns (input channels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wfcli.core.methods import soup_tensor
+from wfcli.core.plan import LayerPlan, LayerSpec
+from wfcli.core.tokens import (
+    NUM_STATISTICS,
+    LayerTokens,
+    RowProducts,
+    from_tokens,
+    layer_deviation,
+    row_products,
+    statistics,
+    to_tokens,
+)
+
+FORMAT = 1  # of the generator's files; raised when an older wfcli could not read them
+PRESETS = ("universal", "weightformer", "specialised")
+
+
+SAMPLES = 32  # weights of each anchor tensor in a base's fingerprint
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a specialised generator belongs to: one base, one architecture, one set of classes."""
+
+    architecture: str  # its label, arguments included
+    class_names: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]  # of every tensor the prior shifts
+    anchors: tuple[str, ...]  # tensors whose samples are the base's fingerprint
+    base: str = ""  # name of the base checkpoint, for messages
+
+
+@dataclass(frozen=True)
+class WeightFormerConfig:
+    """Everything needed to build a generator; stored as its `config.json`."""
+
+    format: int = FORMAT
+    preset: str = "universal"
+    width: int = 32  # D
+    cross_tokens: int = 4  # M
+    blocks: int = 2
+    heads: int = 4
+    raw_widths: tuple[
+        int, ...
+    ] = ()  # token widths F with a raw-row embedder and residual decoder; empty: statistics alone
+    frame: Frame | None = None  # with a prior
+    norms: tuple[
+        str, ...
+    ] = ()  # normalisations of the nets it was trained on: a net of another kind is out of its reach
+    knowledge: tuple[str, ...] = ()  # "split", "same": what the teachers it was trained on knew
+    trained_on: tuple[str, ...] = ()  # architecture labels, for messages and the card
+
+
+@dataclass
+class CrossState:
+    """What travels from layer to layer."""
+
+    tokens: Tensor  # [T, M, D]
+    columns: dict[str, Tensor] = field(default_factory=dict)  # spec name -> column logits of its channels [T, N]
+
+
+class Block(nn.Module):
+    """Attention across the teachers at one channel, among the channels through the cross tokens, then an MLP."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_teachers, self.norm_channels, self.norm_mlp = (nn.LayerNorm(width) for _ in range(3))
+        self.across_teachers = nn.Linear(width, 3 * width)
+        self.project_teachers = nn.Linear(width, width)
+        self.gather = nn.Linear(width, 3 * width)
+        self.project_gathered = nn.Linear(width, width)
+        self.spread = nn.Linear(width, 3 * width)
+        self.project_spread = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+        """Map tokens [T, N, D] and cross tokens [T, M, D] to new ones."""
+        channels = x.shape[1]
+        z = torch.cat([x, cross], dim=1)  # [T, N + M, D]
+        q, k, v = (
+            self.across_teachers(self.norm_teachers(z)).transpose(0, 1).chunk(3, dim=-1)
+        )  # a set: no teacher index
+        z = z + self.project_teachers(self._attend(q, k, v)).transpose(0, 1)
+        x, cross = z[:, :channels], z[:, channels:]
+        x_normed, cross_normed = self.norm_channels(x), self.norm_channels(cross)
+        _, k, v = self.gather(x_normed).chunk(3, dim=-1)
+        q = self.gather(cross_normed).chunk(3, dim=-1)[0]
+        cross = cross + self.project_gathered(self._attend(q, k, v))
+        _, k, v = self.spread(self.norm_channels(cross)).chunk(3, dim=-1)
+        q = self.spread(x_normed).chunk(3, dim=-1)[0]
+        x = x + self.project_spread(self._attend(q, k, v))
+        z = torch.cat([x, cross], dim=1)
+        z = z + self.mlp(self.norm_mlp(z))
+        return z[:, :channels], z[:, channels:]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (t.reshape(*t.shape[:-1], self.heads, -1).transpose(1, 2) for t in (q, k, v))
+        return (
+            functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        )  # from [batch, heads, length, D / heads]
+
+
+class WeightFormer(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="wfcli",
+    tags=["weightformer", "model-merging"],
+    license="apache-2.0",
+):
+    """The generator. Freshly built it gives the uniform soup, to the last bit of float32 rounding."""
+
+    def __init__(self, config: WeightFormerConfig | Mapping[str, Any]) -> None:
+        super().__init__()
+        if not isinstance(config, WeightFormerConfig):  # as the mixin's `from_pretrained` reads it from config.json
+            config = config_from_dict(config)
+        self.config = self._hub_mixin_config = config
+        width = config.width
+        self.embed = nn.Sequential(nn.Linear(NUM_STATISTICS, width), nn.GELU(), nn.Linear(width, width))
+        self.cross = nn.Parameter(torch.randn(config.cross_tokens, width) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.blocks))
+        self.final_norm = nn.LayerNorm(width)
+        # Per token: row logit of the weight, of the affines; column logit for the next layer. Zero: all teachers weigh alike.
+        self.logits = _zero(nn.Linear(width, 3))
+        self.scales = _zero(nn.Linear(width, 3))  # per channel: of the weight, the affines, the running variance
+        # The paper's weight embedder dict: one linear map per token width, and a decoder back for the residual.
+        self.embed_rows = nn.ModuleDict({str(f): nn.Linear(f, width) for f in config.raw_widths})
+        self.decode_rows = nn.ModuleDict({str(f): _zero(nn.Linear(width, f)) for f in config.raw_widths})
+        shapes = config.frame.shapes if config.frame else {}
+        self.prior = nn.ParameterDict({_prior_key(n): nn.Parameter(torch.zeros(s)) for n, s in shapes.items()})
+        anchors = config.frame.anchors if config.frame else ()
+        self.fingerprint: Tensor
+        self.register_buffer("fingerprint", torch.zeros(len(anchors), SAMPLES))
+
+    def start(self, teachers: int) -> CrossState:
+        """Return the state before the first layer."""
+        return CrossState(self.cross.expand(teachers, -1, -1))
+
+    def generate_layer(
+        self, spec: LayerSpec, tokens: LayerTokens, products: RowProducts, state: CrossState
+    ) -> dict[str, Tensor]:
+        """Generate one layer of the student, float32, and move `state` on to the next layer.
+
+        Args:
+            tokens: the layer of T teachers.
+            products: their inner products, relative to the mean of the same T teachers.
+        """
+        x = self.embed(statistics(products, spec))  # [T, N, D]
+        rows = _raw_rows(tokens)
+        raw = str(rows.shape[2]) if rows is not None and str(rows.shape[2]) in self.embed_rows else None
+        if raw is not None and rows is not None:
+            row_scale = rows.square().mean().sqrt() + 1e-12
+            x = x + self.embed_rows[raw](rows / row_scale)
+        for block in self.blocks:
+            x, state.tokens = block(x, state.tokens)
+        x = self.final_norm(x)
+        row, affine, column = self.logits(x).unbind(-1)  # [T, N] each
+        state.columns[spec.name] = column
+        # The scales move only where the teachers differ: T copies of one teacher give that teacher back.
+        deviation = layer_deviation(products)
+        gate = deviation / (deviation + 0.05)
+        scale = torch.tanh(self.scales(x).mean(0)) * gate[:, None]  # [N, 3]
+        weight = None
+        if tokens.weight is not None:
+            weight = _mix(tokens.weight, row, state.columns.get(spec.columns or ""))
+            weight = weight * (1 + 0.5 * scale[:, 0]).reshape(-1, *[1] * (weight.dim() - 1))
+            if raw is not None:
+                residual = self.decode_rows[raw](x.mean(0)) * (row_scale * gate[:, None])
+                weight = weight + residual.reshape(weight.shape)
+        mixing = affine.softmax(0)
+        affines = (mixing * tokens.affines).sum(1) * (1 + 0.5 * scale[:, 1])
+        running = None
+        if tokens.running is not None:
+            mean, variance = (mixing * tokens.running).sum(1)
+            # With the mixing the rows' own outputs move: the mean follows the weight's scale, the variance its square and the learned factor.
+            factor = 1 + 0.5 * scale[:, 0]
+            running = torch.stack([mean * factor, variance * factor.square() * scale[:, 2].exp()])
+        if weight is not None and spec.kind == "free":
+            weight = weight.reshape(-1)
+        student = from_tokens(spec, weight, affines, running)
+        return {name: self._shift(name, tensor) for name, tensor in student.items()}
+
+    def generate(
+        self,
+        plan: LayerPlan,
+        teachers: Sequence[Mapping[str, Tensor]],
+        device: torch.device | None = None,
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield the student's tensors layer by layer (float32; integer tensors as in the soup).
+
+        Memory: one layer of each teacher and the cross state. `teachers` may be lazy mappings.
+        """
+        if len(teachers) < 2:
+            raise ValueError("a generator needs at least two teachers")
+        state = self.start(len(teachers))
+        for spec in plan.specs:
+            if spec.kind == "free" and spec.weight and not teachers[0][spec.weight].is_floating_point():
+                yield spec.weight, soup_tensor(teacher[spec.weight] for teacher in teachers)
+                continue
+            for name in spec.counters:
+                if name in teachers[0]:  # files older than PyTorch 0.4.1 have none
+                    yield name, soup_tensor(teacher[name] for teacher in teachers)
+            tokens = to_tokens(spec, teachers, device)
+            layer = self.generate_layer(spec, tokens, row_products(tokens), state)
+            for name, tensor in layer.items():
+                yield name, tensor.reshape(teachers[0][name].shape) if spec.kind == "free" else tensor
+
+    def _shift(self, name: str, tensor: Tensor) -> Tensor:
+        key = _prior_key(name)
+        if key not in self.prior:
+            return tensor
+        shift: Tensor = self.prior[key]
+        return tensor * shift.exp() if name.endswith("running_var") else tensor + shift  # a variance stays positive
+
+
+def _mix(weight: Tensor, row: Tensor, column: Tensor | None) -> Tensor:
+    """Mix [T, N, I, ...] over T with the softmax of row logits [T, N] plus column logits [T, I]."""
+    if column is None or weight.dim() < 3 or column.shape[1] != weight.shape[2]:
+        mixing = row.softmax(0)  # [T, N]
+    else:
+        mixing = (row[:, :, None] + column[:, None, :]).softmax(0)  # [T, N, I]
+    student: Tensor = (mixing.reshape(*mixing.shape, *[1] * (weight.dim() - mixing.dim())) * weight).sum(0)
+    return student
+
+
+def _raw_rows(tokens: LayerTokens) -> Tensor | None:
+    return None if tokens.weight is None else tokens.weight.flatten(2)
+
+
+def _zero(linear: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _prior_key(name: str) -> str:
+    return name.replace(".", "/")  # a ParameterDict key may hold no dot
+
+
+def fingerprint(state: Mapping[str, Tensor], anchors: Sequence[str]) -> Tensor:
+    """Sample a base: evenly spaced weights of each anchor tensor at unit length, [len(anchors), SAMPLES]."""
+    rows = []
+    for name in anchors:
+        flat = state[name].flatten()
+        index = torch.linspace(0, len(flat) - 1, SAMPLES).long()
+        rows.append(functional.normalize(flat[index.to(flat.device)].float(), dim=0).cpu())
+    return torch.stack(rows)
+
+
+def config_from_dict(raw: Mapping[str, Any]) -> WeightFormerConfig:
+    """Rebuild the config from its JSON form (lists become tuples, the frame its own dataclass)."""
+    fields = dict(raw)
+    frame = fields.get("frame")
+    if frame is not None:
+        fields["frame"] = Frame(
+            frame["architecture"],
+            tuple(frame["class_names"]),
+            {name: tuple(shape) for name, shape in frame["shapes"].items()},
+            tuple(frame["anchors"]),
+            frame.get("base", ""),
+        )
+    for key in ("raw_widths", "norms", "knowledge", "trained_on"):
+        fields[key] = tuple(fields.get(key, ()))
+    return WeightFormerConfig(**fields)

@@ -1,0 +1,65 @@
+"""A generator on disk: config.json, model.safetensors, README.md (the card), as `PyTorchModelHubMixin` reads and writes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from wfcli.core.checkpoint import open_checkpoint, save_state
+from wfcli.core.generator import FORMAT, WeightFormer, config_from_dict
+from wfcli.core.outputs import atomic_path, write_json
+from wfcli.errors import CheckpointError, GeneratorError
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+CARD = "README.md"
+
+
+def save_generator(folder: Path, generator: WeightFormer, card: str) -> str:
+    """Write a generator's three files, each complete or not there; return the sha256 of its weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    write_json(folder / CONFIG, asdict(generator.config))
+    state = {name: tensor.detach().cpu() for name, tensor in generator.state_dict().items()}
+    return save_state(folder / WEIGHTS, state, {"kind": "generator", "preset": generator.config.preset})
+
+
+def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
+    """Read a generator and return it in eval mode with the sha256 of its weights.
+
+    Raises:
+        GeneratorError: a file is missing or damaged, the format is of a newer wfcli, or weights and config do not fit.
+    """
+    try:
+        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        got = raw.get("format")
+        if got != FORMAT:
+            raise GeneratorError(
+                f"{name}: {CONFIG}: got format {got!r}, expected {FORMAT}",
+                hint="update wfcli, or train the generator again",
+            )
+        generator = WeightFormer(config_from_dict(raw))
+    except OSError as error:
+        raise GeneratorError(
+            f"{name}: no readable {CONFIG} ({error.strerror})",
+            hint="a generator is a folder written by wfcli train-generator",
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise GeneratorError(f"{name}: {CONFIG} does not describe a generator: {error}") from error
+    try:
+        weights = open_checkpoint(folder / WEIGHTS, f"{name}/{WEIGHTS}")
+    except CheckpointError as error:
+        raise GeneratorError(*error.problems, hint=error.hint) from error
+    expected = {key: tuple(tensor.shape) for key, tensor in generator.state_dict().items()}
+    found = {key: spec.shape for key, spec in weights.specs.items()}
+    problems = [
+        f"{name}: {WEIGHTS}: {key}: got {found.get(key, 'nothing')}, expected {expected.get(key, 'nothing')}"
+        for key in sorted(expected.keys() | found.keys())
+        if expected.get(key) != found.get(key)
+    ]
+    if problems:
+        raise GeneratorError(*problems[:10], hint=f"{CONFIG} and {WEIGHTS} are of two different generators")
+    generator.load_state_dict(dict(weights))
+    return generator.eval(), weights.digest()

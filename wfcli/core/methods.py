@@ -1,0 +1,74 @@
+"""The merge methods: small pure functions over the T versions of one tensor.
+
+T teachers. A method reads the teachers one after the other and keeps a running sum, so memory does not grow with T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the visible list of methods."""
+
+    name: str
+    summary: str
+    paper: str
+
+
+METHODS = {
+    "weightformer": Method(
+        "weightformer",
+        "a trained generator mixes the teachers per weight",
+        "Meta-Ensemble Parameter Learning, 2210.01973",
+    ),
+    "soup": Method("soup", "uniform average of the weights", "Model soups, 2203.05482"),
+}
+
+
+def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor]) -> Tensor:
+    """Return sum_t weights[t] * tensors[t] as float32 (float64 where an input is), with one tensor in memory at a time.
+
+    A weight is a number or a tensor that broadcasts against the teachers' tensor, one weight a row for instance.
+    """
+    total: Tensor | None = None
+    for tensor, weight in zip(tensors, weights, strict=True):
+        term = tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * weight
+        total = term if total is None else total.add_(term)
+    if total is None:
+        raise ValueError("weighted_sum of no tensors")
+    return total
+
+
+def soup_tensor(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the uniform average of T versions of one tensor (Wortsman et al. 2022, 2203.05482, "uniform soup").
+
+    Floating point: the mean, taken in float32 or wider, in the dtype of the first. Integer and bool tensors are counters
+    and masks, no quantities to average: the largest of them, whatever the order of the teachers.
+    """
+    total: Tensor | None = None
+    count = 0
+    dtype = torch.float32
+    for tensor in tensors:
+        count += 1
+        if total is None:
+            dtype = tensor.dtype
+            wide = torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
+            total = tensor.to(wide, copy=True)
+        elif dtype.is_floating_point:
+            total.add_(tensor)
+        else:
+            total = torch.maximum(total, tensor)
+    if total is None:
+        raise ValueError("soup of no tensors")
+    return total.div_(count).to(dtype) if dtype.is_floating_point else total
+
+
+def soup(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the uniform soup of T state dicts in memory (name -> tensor)."""
+    return {name: soup_tensor(state[name] for state in states) for name in states[0]}

@@ -1,0 +1,96 @@
+"""Files that are complete or not there: written beside their place under another name, synced, renamed. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wfcli.errors import OutputError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary file in the folder of `path`; rename it to `path` on success, remove it on any failure.
+
+    The name starts with a dot and ends in ``.tmp``, so that no glob for checkpoints finds a half-written file.
+
+    Raises:
+        OutputError: the place cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = _create_beside(path)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that `path` can be written, by creating and removing a file beside it: before anything is computed.
+
+    Raises:
+        OutputError: the folder is missing or cannot be written, or `path` is not a plain file.
+    """
+    _create_beside(Path(path)).unlink(missing_ok=True)
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically. Keys keep their order: the same object gives the same bytes.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _create_beside(path: Path) -> Path:
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder", hint="name a file in it")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is not a plain file", hint="name a file to create or replace")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        # not tempfile.mkstemp: its files are private (0600), a checkpoint should follow the user's umask
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return temporary
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    folder = path.parent
+    if not folder.exists():
+        return OutputError(f"{path}: its folder does not exist", hint=f"create it first: mkdir -p {folder}")
+    if not folder.is_dir():
+        return OutputError(f"{path}: {folder} is not a folder", hint="choose another place")
+    reason = error.strerror or str(error)
+    return OutputError(f"{path}: cannot be written ({reason})", hint="choose a place with write permission and space")
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to disk. Not every system lets a folder be opened: the rename is atomic all the same."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if path.is_file():
+            raise
+    finally:
+        os.close(descriptor)

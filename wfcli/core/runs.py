@@ -1,0 +1,104 @@
+"""What a training run leaves on disk while it goes on: a state to resume from, and a log of JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from wfcli.core.checkpoint import atomic_path
+from wfcli.errors import CheckpointError, OutputError, WfError
+
+FORMAT = 1
+
+
+def save_run(path: Path, fingerprint: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Write the state of a run, atomically. `parts` are state dicts, tensors and plain values.
+
+    `fingerprint` is all that decides about the run's result, as JSON values: `load_run` asks for the same one.
+    """
+    saved = {"format": FORMAT, "fingerprint": _plain(fingerprint), "parts": dict(parts)}
+    with atomic_path(path) as temporary:
+        torch.save(saved, temporary)
+
+
+def load_run(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the parts that `save_run` wrote, on the CPU, or None where there is no such file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        WfError: it belongs to a run with another fingerprint; says in what.
+    """
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["format"] != FORMAT:
+            raise ValueError(f"format {saved['format']}, expected {FORMAT}")
+        found, parts = dict(saved["fingerprint"]), dict(saved["parts"])
+    except Exception as error:  # a damaged file makes torch.load raise many things
+        raise CheckpointError(
+            f"{path}: damaged, cannot be resumed from ({type(error).__name__})",
+            hint="run without --resume: it starts from the beginning",
+        ) from error
+    wanted = _plain(fingerprint)
+    other = [
+        f"{path}: {key}: the interrupted run had {found.get(key, 'none')}, this one has {wanted.get(key, 'none')}"
+        for key in sorted({*found, *wanted})
+        if found.get(key) != wanted.get(key)
+    ]
+    if other:
+        raise WfError(*other, hint="resume with the options of the interrupted run, or run without --resume")
+    return parts
+
+
+def _plain(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    return {key: json.dumps(value, sort_keys=True) for key, value in fingerprint.items()}
+
+
+class RunLog:
+    """A file of JSON lines, each with the step it is about; every line is on disk when `write` returns."""
+
+    def __init__(self, path: Path, keep_until: int | None = None) -> None:
+        """Start the log anew, or keep the lines up to step `keep_until`: a resumed run writes the later ones again.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        kept = [] if keep_until is None else _lines_until(path, keep_until)
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror})", hint="choose another -o") from error
+
+    def write(self, step: int, **figures: float) -> None:
+        """Add one line."""
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [line for line in lines if (found := _step_of(line)) is not None and found <= step]
+
+
+def _step_of(line: str) -> int | None:
+    """Return the step a line is about; None where the machine stopped in the middle of writing it."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,298 @@
+"""The safetensors format by hand: headers without torch, tensors into their own memory, a writer that streams.
+
+    8 bytes      n, little endian
+    n bytes      JSON: name -> {"dtype", "shape", "data_offsets": [begin, end]}, and "__metadata__": str -> str
+    the rest     the tensors, without holes; offsets count from here
+
+By hand because the library maps files into memory (mapped pages count as resident), imports torch before a header can
+be read, and writes only what is in memory all at once. Format: https://github.com/huggingface/safetensors, README.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wfcli.core.outputs import atomic_path
+from wfcli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_HEADER = 100_000_000  # bytes; the library's own limit
+
+# safetensors name -> (torch name, bytes). The 4 and 6 bit floats are left out: no vision checkpoint has them.
+TORCH_DTYPES: dict[str, tuple[str, int]] = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "C64": ("complex64", 8),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U64": ("uint64", 8),
+    "U32": ("uint32", 4),
+    "U16": ("uint16", 2),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
+}
+_NAMES = {torch_name: name for name, (torch_name, _) in TORCH_DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of a tensor; dtype by its safetensors name (``F32``, ``BF16``, ``I64``, ...)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return self.numel * TORCH_DTYPES[self.dtype][1]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the tensors: specs, where each tensor lies (bytes from the start of the file), metadata."""
+
+    specs: dict[str, TensorSpec]
+    offsets: dict[str, int]
+    metadata: dict[str, str]
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Turn ``F32`` into ``torch.float32``."""
+    import torch
+
+    dtype = getattr(torch, TORCH_DTYPES[name][0])
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Turn ``torch.float32`` into ``F32``. A `KeyError` where the format has no such dtype."""
+    return _NAMES[str(dtype).removeprefix("torch.")]
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of one safetensors file: offsets, sizes, overlaps, truncation. Imports no torch.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or not a safetensors file; names every bad tensor.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            text = file.read(length) if length <= MAX_HEADER else b""
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    _check_start(path, start, length, size, text)
+    try:
+        fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:  # json's, unicode's and _unique_keys' errors are ValueErrors
+        raise CheckpointError(f"{path}: its header is not valid JSON ({error})", hint=_DAMAGED) from error
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path}: its header is not a JSON object", hint=_DAMAGED)
+    metadata = fields.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: __metadata__ is not a table of strings", hint=_DAMAGED)
+    specs, begins = _check_tensors(path, fields, size - 8 - length)
+    return Header(specs, {name: 8 + length + begin for name, begin in begins.items()}, metadata)
+
+
+_DAMAGED = "fetch or write the file again: it is damaged"
+
+
+def _check_start(path: Path, start: bytes, length: int, size: int, text: bytes) -> None:
+    if start.startswith(b"version "):
+        raise CheckpointError(f"{path}: a Git LFS pointer, not the weights", hint="fetch the weights: git lfs pull")
+    if not text.startswith(b"{") and (start[:2] == b"PK" or start[:1] == b"\x80"):  # a header may be 128 or 19280 bytes long
+        raise CheckpointError(
+            f"{path}: a file of torch.save, not safetensors",
+            hint="rename it to .pt (it is then read by the safe unpickler)",
+        )
+    if len(start) < 8 or (len(text) < length <= MAX_HEADER and text[:1] in (b"", b"{")):
+        raise CheckpointError(
+            f"{path}: truncated: got {size} bytes, expected {8 + (length if len(start) == 8 else 2)} at least",
+            hint=_DAMAGED,
+        )
+    if length > MAX_HEADER or not text.startswith(b"{"):
+        raise CheckpointError(f"{path}: not a safetensors file", hint="give .safetensors, .pt, .pth or .bin")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return fields
+
+
+def _check_tensors(path: Path, fields: dict[str, Any], available: int) -> tuple[dict[str, TensorSpec], dict[str, int]]:
+    """Return the specs and begins (bytes after the header) in the order of the names; all problems in one error."""
+    specs: dict[str, TensorSpec] = {}
+    begins: dict[str, int] = {}
+    problems = []
+    for name in sorted(fields):
+        try:
+            specs[name], begins[name] = _parse_tensor(fields[name])
+        except ValueError as error:  # noqa: PERF203 (all problems at once)
+            problems.append(f"{path}: {name}: {error}")
+    cursor = 0
+    for name in sorted(begins, key=lambda name: (begins[name], specs[name].size)):
+        if begins[name] < cursor:
+            problems.append(f"{path}: {name}: overlaps the tensor before it (byte {begins[name]}, expected {cursor})")
+        elif begins[name] > cursor and not problems:
+            problems.append(f"{path}: {name}: a hole of {begins[name] - cursor} bytes before it")
+        cursor = max(cursor, begins[name] + specs[name].size)
+        if cursor > available:
+            problems.append(f"{path}: {name}: truncated: got {available} bytes of tensors, expected at least {cursor}")
+            break  # all the later ones are cut off too
+    if not problems and cursor < available:
+        problems.append(f"{path}: {available - cursor} bytes after the last tensor belong to none")
+    if problems:
+        raise CheckpointError(*problems, hint=_DAMAGED)
+    return specs, begins
+
+
+def _parse_tensor(field: Any) -> tuple[TensorSpec, int]:
+    if not isinstance(field, dict) or not {"dtype", "shape", "data_offsets"} <= field.keys():
+        raise ValueError("got no dtype, shape and data_offsets")
+    dtype, shape, offsets = field["dtype"], field["shape"], field["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in TORCH_DTYPES:
+        raise ValueError(f"got dtype {dtype!r}, expected one of {', '.join(TORCH_DTYPES)}")
+    if not _are_sizes(shape):
+        raise ValueError(f"got shape {shape!r}, expected a list of sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"got data_offsets {offsets!r}, expected [begin, end]")
+    spec = TensorSpec(tuple(shape), dtype)
+    if offsets[1] - offsets[0] != spec.size:
+        raise ValueError(f"got {offsets[1] - offsets[0]} bytes, expected {spec.size} for {dtype} {list(shape)}")
+    return spec, offsets[0]
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def read_tensor(path: Path, spec: TensorSpec, offset: int) -> torch.Tensor:
+    """Read one tensor at `offset` (bytes from the start of the file) into memory of its own."""
+    import torch
+
+    if spec.numel == 0:
+        return torch.empty(spec.shape, dtype=torch_dtype(spec.dtype))
+    buffer = bytearray(spec.size)
+    view = memoryview(buffer)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            while view.nbytes:  # one read gives 2 GiB at most
+                count = file.readinto(view)
+                if not count:
+                    raise CheckpointError(f"{path}: became shorter while it was read", hint="leave the file alone")
+                view = view[count:]
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    return torch.frombuffer(buffer, dtype=torch_dtype(spec.dtype)).reshape(spec.shape)
+
+
+def write_checkpoint(
+    path: Path,
+    specs: Mapping[str, TensorSpec],
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    provenance: Mapping[str, Any],
+) -> str:
+    """Write a safetensors file as its tensors arrive (in any order, each once); return the sha256 of its bytes.
+
+    The same specs, tensors and provenance give the same bytes. A tensor that is not in `specs`, comes twice, or has
+    another shape or dtype is a bug of the caller (`AssertionError`). If anything fails, nothing is left behind.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    header, offsets = _lay_out(specs, provenance)
+    with atomic_path(path) as temporary:
+        with temporary.open("wb", buffering=0) as file:
+            _write_all(file.fileno(), memoryview(header), 0)
+            os.truncate(file.fileno(), len(header) + sum(spec.size for spec in specs.values()))
+            for name, tensor in tensors:
+                assert name in offsets, f"{name}: unexpected, or written twice"
+                got = TensorSpec(tuple(tensor.shape), dtype_name(tensor.dtype))
+                assert got == specs[name], f"{name}: got {got}, expected {specs[name]}"
+                _write_all(file.fileno(), _bytes_of(tensor), offsets.pop(name))
+            assert not offsets, f"never written: {', '.join(offsets)}"
+        return file_digest(temporary)
+
+
+def _lay_out(specs: Mapping[str, TensorSpec], provenance: Mapping[str, Any]) -> tuple[bytes, dict[str, int]]:
+    """Return the header's bytes and each tensor's place in the file. Wide dtypes come first: all stay aligned."""
+    fields: dict[str, Any] = {}
+    begins: dict[str, int] = {}
+    cursor = 0
+    for name in sorted(specs, key=lambda name: (-TORCH_DTYPES[specs[name].dtype][1], name)):
+        spec, begins[name] = specs[name], cursor
+        cursor += spec.size
+        fields[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [begins[name], cursor]}
+    fields["__metadata__"] = {"format": "pt", "wfcli": _canonical_json(provenance)}
+    text = _canonical_json(fields).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return header, {name: len(header) + begin for name, begin in begins.items()}
+
+
+def _canonical_json(obj: Any) -> str:
+    return json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    import torch
+
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _write_all(descriptor: int, view: memoryview, offset: int) -> None:
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    while len(view):  # one write takes 2 GiB at most
+        view = view[os.write(descriptor, view) :]
+
+
+def state_specs(state: Mapping[str, torch.Tensor]) -> dict[str, TensorSpec]:
+    """Return the spec of every tensor of a state dict."""
+    return {name: TensorSpec(tuple(tensor.shape), dtype_name(tensor.dtype)) for name, tensor in state.items()}
+
+
+def save_state(path: Path, state: Mapping[str, torch.Tensor], provenance: Mapping[str, Any]) -> str:
+    """Write a state dict that is in memory; return the sha256 of the file.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    return write_checkpoint(path, state_specs(state), state.items(), provenance)
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    buffer = bytearray(1 << 20)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()

@@ -1,0 +1,252 @@
+"""What a user types for a checkpoint or generator -> local files. No torch here.
+
+The prefix decides: ``hf:`` is the Hub, ``pretrained:`` what comes with the package, anything else is a path, a folder
+or a glob. Another prefix is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from wfcli.core.checkpoint import INDEX_SUFFIX, PICKLE_SUFFIXES
+from wfcli.core.hub import GENERATOR_FILES, SPELLING, fetch_generator, fetch_weights, parse_hub_name
+from wfcli.errors import SourceError
+
+SPELLINGS = f"a file, a folder, a glob in quotes, {SPELLING}, or pretrained:NAME"
+SUFFIXES = (".safetensors", INDEX_SUFFIX, *PICKLE_SUFFIXES)
+_PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters at least: C:\ is a path
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was typed, the local file or folder it leads to, what to call that, its commit if it is from the Hub."""
+
+    text: str
+    path: Path
+    name: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A generator that comes with the package; `config` is its config.json."""
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+
+
+def resolve_source(text: str, what: str = "checkpoint") -> Source:
+    """Resolve a source that must be one checkpoint: a file, shards (folder or index), ``hf:`` or ``pretrained:``.
+
+    Raises:
+        SourceError: it leads nowhere, or to several checkpoints.
+    """
+    found = _expand(text, what)
+    if len(found) > 1:
+        names = ", ".join(source.name for source in found[:6]) + (", ..." if len(found) > 6 else "")
+        raise SourceError(f"{text}: expected one {what}, got {len(found)}: {names}", hint="name one of them")
+    return found[0]
+
+
+def resolve_sources(texts: Sequence[str], what: str = "teacher") -> list[Source]:
+    """Resolve sources in order; a glob or folder gives its checkpoints by name. All problems come in one error.
+
+    Equal base names are told apart by parent folders. A file that is named twice is returned twice.
+
+    Raises:
+        SourceError: one or more lead nowhere; a glob that matches nothing is named.
+    """
+    found, errors = try_sources(texts, what)
+    if errors:
+        hints = dict.fromkeys(error.hint for error in errors if error.hint)
+        raise SourceError(*(problem for error in errors for problem in error.problems), hint="; ".join(hints) or None)
+    return found
+
+
+def try_sources(texts: Sequence[str], what: str = "teacher") -> tuple[list[Source], list[SourceError]]:
+    """Resolve what can be resolved, as `resolve_sources` does, and return it with the errors of the rest."""
+    found: list[Source] = []
+    errors: list[SourceError] = []
+    for text in texts:
+        try:
+            found += _expand(text, what)
+        except SourceError as error:  # noqa: PERF203 (all problems at once)
+            errors.append(error)
+    return _with_unique_names(found), errors
+
+
+def resolve_generator(text: str) -> Source:
+    """Resolve a generator: a folder (config.json, model.safetensors), ``hf:owner/name[@revision]`` or ``pretrained:``.
+
+    Raises:
+        SourceError: it leads nowhere, or the two files are not there; an unknown name comes with the nearest one.
+    """
+    if text.startswith("hf:"):
+        name = parse_hub_name(text)
+        if name.file:
+            raise SourceError(f"{text}: a generator is a whole repository, not a file", hint=f"write hf:{name.repo}")
+        found = fetch_generator(name)
+        return Source(text, found.path, name.repo, found.commit)
+    known = {generator.name: generator for generator in list_pretrained()}
+    if text.startswith("pretrained:"):
+        wanted = text.removeprefix("pretrained:")
+        if wanted not in known:
+            raise SourceError(f"{text}: no such generator", hint=_suggest(wanted, list(known), "pretrained:"))
+        return Source(text, known[wanted].path, wanted)
+    path = _local(text)
+    _refuse_unknown_prefix(text, path)
+    if not path.is_dir():
+        got = "a file" if path.exists() else "no such folder"
+        hint = f"did you mean pretrained:{text}?" if text in known else _suggest(text, list(known), "pretrained:")
+        raise SourceError(f"{text}: expected the folder of a generator, got {got}", hint=hint)
+    missing = [file for file in GENERATOR_FILES if not (path / file).is_file()]
+    if missing:
+        raise SourceError(
+            f"{text}: holds no generator: {' and '.join(missing)} missing",
+            hint="give the folder that train-generator wrote",
+        )
+    return Source(text, path, _base_name(path))
+
+
+def pretrained_folder() -> Path:
+    """Return the folder of what comes with the package: inside it once installed, beside it in the repository."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "pretrained"
+    return inside if inside.is_dir() else package.parent / "pretrained"
+
+
+def list_pretrained() -> list[Pretrained]:
+    """List the generators that come with the package, by name.
+
+    Raises:
+        SourceError: one of them is damaged.
+    """
+    found = []
+    for path in sorted(pretrained_folder().glob("*/config.json")):
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{path}: cannot be read ({error})", hint="install wfcli again") from error
+        found.append(Pretrained(path.parent.name, path.parent, config))
+    return found
+
+
+def _expand(text: str, what: str) -> list[Source]:
+    """Return the checkpoints of one source, at least one."""
+    if not text:
+        raise SourceError(f"an empty {what} name", hint=f"give {SPELLINGS}")
+    if text.startswith("hf:"):
+        name = parse_hub_name(text)
+        found = fetch_weights(name)
+        return [Source(text, found.path, f"{name.repo}:{name.file}" if name.file else name.repo, found.commit)]
+    path = _pretrained_checkpoint(text, what) if text.startswith("pretrained:") else _local(text)
+    if path.is_dir():
+        return _expand_folder(text, path, what)
+    if path.exists():
+        return [Source(text, path, path.name)]
+    if glob.has_magic(text):
+        return _expand_glob(text, path, what)
+    _refuse_unknown_prefix(text, path)
+    raise SourceError(f"{text}: no such {what} file", hint=_suggest_neighbour(path))
+
+
+def _expand_folder(text: str, folder: Path, what: str) -> list[Source]:
+    """A folder is one sharded checkpoint, or all the safetensors files in it."""
+    if any(folder.glob(f"*{INDEX_SUFFIX}")):
+        return [Source(text, folder, _base_name(folder))]
+    files = [file for file in sorted(folder.glob("*.safetensors")) if not file.name.startswith(".")]
+    if files:
+        return [Source(text, file, file.name) for file in files]
+    others = sorted({file.suffix for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES})
+    hint = f"name them by a glob: '{folder}/*{others[0]}'" if others else f"give {SPELLINGS}"
+    raise SourceError(f"{text}: no *.safetensors for a {what} in this folder", hint=hint)
+
+
+def _expand_glob(text: str, pattern: Path, what: str) -> list[Source]:
+    matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207 (absolute too)
+    indexed = {match.parent for match in matches if match.name.endswith(INDEX_SUFFIX)}
+    found = [
+        Source(text, match, match.name)
+        for match in matches
+        if (match.name.endswith(SUFFIXES) and (match.parent not in indexed or match.name.endswith(INDEX_SUFFIX)))
+        or (match.is_dir() and any(match.glob(f"*{INDEX_SUFFIX}")))
+    ]
+    if not found:
+        but = f", of {len(matches)} that it matches" if matches else ""
+        raise SourceError(
+            f"the {what} glob {text!r} matches no checkpoint{but}",
+            hint="check it with ls; checkpoints end in " + ", ".join(SUFFIXES),
+        )
+    return found
+
+
+def _pretrained_checkpoint(text: str, what: str) -> Path:
+    wanted = text.removeprefix("pretrained:")
+    root = pretrained_folder()
+    for path in (root / wanted, root / f"{wanted}.safetensors"):
+        if wanted and ".." not in Path(wanted).parts and not Path(wanted).is_absolute() and path.exists():
+            return path
+    known = [path.name.removesuffix(".safetensors") for path in sorted(root.glob("*"))]
+    raise SourceError(f"{text}: no such {what} comes with wfcli", hint=_suggest(wanted, known, "pretrained:"))
+
+
+def _refuse_unknown_prefix(text: str, path: Path) -> None:
+    prefix = _PREFIX.match(text)
+    if prefix and not path.exists():
+        raise SourceError(f"{text}: unknown prefix {prefix[0]!r}", hint=f"give {SPELLINGS}")
+
+
+def _suggest(wanted: str, known: Sequence[str], prefix: str = "") -> str:
+    if not known:
+        return f"nothing comes with this installation of wfcli; give {SPELLINGS}"
+    nearest = get_close_matches(wanted, known, n=1)
+    listed = "there are " + ", ".join(f"{prefix}{name}" for name in known)
+    return f"did you mean {prefix}{nearest[0]}? {listed}" if nearest else listed
+
+
+def _suggest_neighbour(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder} either"
+    nearest = get_close_matches(path.name, [file.name for file in folder.iterdir()], n=1)
+    return f"did you mean {folder / nearest[0]}?" if nearest else f"give {SPELLINGS}"
+
+
+def _local(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _base_name(path: Path) -> str:
+    return path.name if path.name not in ("", ".", "..") else path.resolve().name
+
+
+def _with_unique_names(sources: Sequence[Source]) -> list[Source]:
+    """Tell equal names apart: more and more parent folders for files, the commit for what is from the Hub."""
+    sources = list(sources)
+    parts = [_name_parts(source) for source in sources]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        count = Counter(source.name for source in sources)
+        if max(count.values()) == 1:
+            break
+        for i, source in enumerate(sources):
+            if count[source.name] > 1:
+                sources[i] = replace(
+                    source, name="/".join(parts[i][-depth:]) if source.revision is None else parts[i][-1]
+                )
+    return sources
+
+
+def _name_parts(source: Source) -> list[str]:
+    if source.revision is not None:
+        return [source.name, f"{source.name}@{source.revision[:12]}"]
+    path = source.path.absolute()
+    return list(path.parts[1:])

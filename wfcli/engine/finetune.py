@@ -1,0 +1,209 @@
+"""`wfcli finetune`: some steps of distillation from the teachers' ensemble plus cross entropy, from any start."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wfcli.core.architectures import Architecture, Layout, build_model, input_config, match_layout
+from wfcli.core.checkpoint import Checkpoint, check_writable, open_checkpoint, torch_dtype, write_checkpoint
+from wfcli.core.data import DataSpec, load_class_names, load_images
+from wfcli.core.devices import pick_device
+from wfcli.core.sources import Source, resolve_source
+from wfcli.core.training import repeatable
+from wfcli.engine.distillation import Distillation, beside
+from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.provenance import data_record, made_by
+from wfcli.engine.teachers import Teachers, gather, open_teachers, source_record
+from wfcli.errors import CheckpointError, DataError, OutputError, WfError
+
+RECIPE = ("steps", "lr", "batch_size", "distill_weight", "ce_weight", "temperature", "warmup", "weight_decay")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What to start from, whom to learn from, and how. `teachers` may be empty only where `distill_weight` is 0."""
+
+    checkpoint: str
+    teachers: tuple[str, ...]
+    architecture: Architecture
+    data: DataSpec
+    steps: int
+    output: Path
+    lr: float = 0.01
+    batch_size: int = 256
+    distill_weight: float = 1.0
+    ce_weight: float = 0.5
+    temperature: float = 1.0
+    warmup: float = 0.05
+    weight_decay: float = 5e-4
+    validate_every: int = 0
+    seed: int = 0
+    device: str = "auto"
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """The written student is that of `best_step` (0: the start); `validation` holds (step, top-1 0..1)."""
+
+    output: Path
+    digest: str
+    steps: int
+    best_step: int
+    validation: tuple[tuple[int, float], ...]
+    images_seen: int
+    seconds: float
+
+
+def finetune(config: FinetuneConfig, hooks: Hooks | None = None) -> FinetuneResult:
+    """Train a student on the teachers' mean probabilities and the labels; write its best checkpoint, by validation.
+
+    The student keeps the key layout and the dtypes of its file. Beside OUT there are OUT.log.jsonl (one JSON object a
+    line) and, while the run goes on, OUT.resume: with `resume` it continues there, to the same bytes as without the
+    interruption.
+
+    Raises:
+        WfError: options out of range; a loss that is no longer finite; a run to resume that had other options.
+        SourceError, CheckpointError, ArchitectureError: checkpoints that are not there, damaged or do not fit.
+        DataError: the data is not there, or has other classes than the head.
+        OutputError: the output cannot be written.
+    """
+    hooks = hooks or Silent()
+    _check(config)
+    device = pick_device(config.device)
+    check_writable(config.output)
+    opened = _open(config)
+    inputs = input_config(config.architecture)
+    images = load_images(config.data, "train", inputs.size)
+    validation = load_images(config.data, "validation", inputs.size)
+    provenance = _provenance(config, opened, images.class_names)
+    with repeatable(device):
+        torch.manual_seed(config.seed)
+        student = build_model(config.architecture, opened.layout.num_classes)
+        ensemble = _load_teachers(student, opened.teachers, device) if config.distill_weight else []
+        _load(student, opened.start, opened.layout, device)
+        state = Distillation(config, student, ensemble, images, validation, device, hooks).go(provenance)
+    digest = _write_student(config.output, opened, state.best, {**provenance, "best_step": state.best_step})
+    beside(config.output, ".resume").unlink(missing_ok=True)
+    return FinetuneResult(
+        output=config.output,
+        digest=digest,
+        steps=config.steps,
+        best_step=state.best_step,
+        validation=tuple(state.validation),
+        images_seen=state.images_seen,
+        seconds=state.seconds,
+    )
+
+
+def _check(config: FinetuneConfig) -> None:
+    wanted = (
+        ("steps", config.steps, "at least 0", config.steps >= 0),
+        ("lr", config.lr, "more than 0", config.lr > 0),
+        ("batch-size", config.batch_size, "at least 2", config.batch_size >= 2),
+        ("distill-weight", config.distill_weight, "at least 0", config.distill_weight >= 0),
+        ("ce-weight", config.ce_weight, "at least 0", config.ce_weight >= 0),
+        ("temperature", config.temperature, "more than 0", config.temperature > 0),
+        ("warmup", config.warmup, "0 to 1", 0 <= config.warmup <= 1),
+        ("weight-decay", config.weight_decay, "at least 0", config.weight_decay >= 0),
+        ("validate-every", config.validate_every, "at least 0", config.validate_every >= 0),
+        ("seed", config.seed, "at least 0", config.seed >= 0),
+    )
+    problems = [f"--{name}: got {value}, expected {range_}" for name, value, range_, fine in wanted if not fine]
+    if config.ce_weight == 0 and config.distill_weight == 0:
+        problems.append("--ce-weight and --distill-weight are both 0: nothing to learn")
+    if not config.teachers and config.distill_weight:
+        problems.append("no teachers to distil from; name them with --teachers, or set --distill-weight 0")
+    if problems:
+        raise WfError(*problems, hint="see wfcli finetune --help")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The checkpoints of a run, found to belong together."""
+
+    source: Source
+    start: Checkpoint
+    layout: Layout
+    teachers: Teachers | None
+
+
+def _open(config: FinetuneConfig) -> _Opened:
+    """Open the start and the teachers and check them with the data, from headers: all problems at once."""
+    errors: list[WfError] = []
+    start = teachers = None
+    try:
+        source = resolve_source(config.checkpoint)
+        start = open_checkpoint(source.path, source.name)
+        layout = match_layout(config.architecture, start.specs, start.name)
+    except WfError as error:
+        errors.append(error)
+    try:
+        teachers = open_teachers(config.teachers, config.architecture, minimum=1) if config.teachers else None
+    except WfError as error:
+        errors.append(error)
+    try:
+        known = len(load_class_names(config.data))
+    except WfError as error:
+        errors.append(error)
+    if errors or start is None:
+        raise gather(errors)
+    heads = [(start.name, layout.num_classes)]
+    if teachers is not None:
+        heads += [(checkpoint.name, teachers.num_classes) for checkpoint in teachers.checkpoints]
+    wrong = [
+        f"{name}: the head has {classes} classes, the data has {known}" for name, classes in heads if classes != known
+    ]
+    if wrong:
+        raise DataError(*wrong, hint="choose the classes of the data with --classes, or other checkpoints")
+    for checkpoint in (start, *(teachers.checkpoints if teachers else ())):
+        if config.output.exists() and checkpoint.path.samefile(config.output):
+            raise OutputError(
+                f"{config.output}: is {checkpoint.name}, which would be overwritten", hint="choose another -o"
+            )
+    return _Opened(source, start, layout, teachers)
+
+
+def _load_teachers(model: nn.Module, teachers: Teachers | None, device: torch.device) -> list[nn.Module]:
+    """Return the teachers as copies of `model` with their weights, in eval mode."""
+    if teachers is None:
+        return []
+    layout = teachers.layout
+    return [_load(copy.deepcopy(model), checkpoint, layout, device).eval() for checkpoint in teachers.checkpoints]
+
+
+def _load(model: nn.Module, checkpoint: Checkpoint, layout: Layout, device: torch.device) -> nn.Module:
+    """Put the weights of `checkpoint` into `model`, in float32, and move it to `device`."""
+    state = dict(layout.timm_view(checkpoint))
+    broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        problems = [f"{checkpoint.name}: {key}: not all values are finite" for key in broken]
+        raise CheckpointError(*problems, hint="leave this checkpoint out, or mend it; nothing was written")
+    model.load_state_dict({**model.state_dict(), **state})  # a file may lack BatchNorm's counters
+    return model.to(memory_format=torch.channels_last).to(device)
+
+
+def _write_student(output: Path, opened: _Opened, state: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> str:
+    """Write the student in the keys, shapes and dtypes of the file it started from; return its digest."""
+    specs = opened.start.specs
+    stored = opened.layout.file_state(state)
+    tensors = ((key, stored[key].to(torch_dtype(spec.dtype)).contiguous()) for key, spec in specs.items())
+    return write_checkpoint(output, specs, tensors, provenance)
+
+
+def _provenance(config: FinetuneConfig, opened: _Opened, class_names: Sequence[str]) -> dict[str, Any]:
+    return {
+        **made_by("finetune", config.architecture, config.seed),
+        "sources": [source_record(opened.source, opened.start)],
+        "teachers": [] if opened.teachers is None else opened.teachers.provenance(),
+        "data": data_record(config.data),
+        "classes": list(class_names),
+        "recipe": {name: getattr(config, name) for name in RECIPE},
+    }

@@ -1,0 +1,176 @@
+"""`wfcli inspect`: what a checkpoint is, from its header alone; with `weights`, what its numbers say too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wfcli.core.architectures import Layout, find_architecture, guess_architecture, match_layout, parse_arch_args
+from wfcli.core.checkpoint import Checkpoint, TensorSpec, open_checkpoint
+from wfcli.core.sources import try_sources
+from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.teachers import gather
+from wfcli.errors import ArchitectureError, CheckpointError, WfError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Which checkpoints to look at; with `weights` their numbers are read too."""
+
+    checkpoints: tuple[str, ...]
+    weights: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the header of one checkpoint says."""
+
+    name: str
+    file: str  # base name of the file or folder
+    architecture: str | None  # guess, with arguments: "vgg11_bn_cifar(width=0.25)"; None where none is known
+    layout: str | None  # "timm" or "torchvision"
+    tensors: int
+    parameters: int  # all numbers but the integer counters
+    dtypes: dict[str, int]  # safetensors name -> number of tensors
+    classes: int | None  # rows of the head
+    size: int  # bytes
+    provenance: dict[str, Any] | None  # None: not written by wfcli
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """A tensor with numbers that are none."""
+
+    checkpoint: str
+    tensor: str
+    nan: int
+    inf: int
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What the weights say. The comparison is None for a single checkpoint, or where the tensors differ."""
+
+    shared_base: bool | None
+    cosines: tuple[float, ...] | None  # per checkpoint, to the mean of all: median over the layers, -1..1
+    distances: tuple[float, ...] | None  # per checkpoint, from the mean, relative to its length
+    sentence: str
+    non_finite: tuple[NonFinite, ...]
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """One entry per checkpoint, in order."""
+
+    entries: tuple[Entry, ...]
+    weights: WeightsReport | None
+
+
+def inspect(config: InspectConfig, hooks: Hooks | None = None) -> InspectResult:
+    """Describe checkpoints from their headers, and with `weights` compare what is in them.
+
+    Raises:
+        SourceError, CheckpointError: all that lead nowhere or cannot be read.
+    """
+    sources, found = try_sources(config.checkpoints, "checkpoint")
+    errors: list[WfError] = list(found)
+    checkpoints: list[Checkpoint] = []
+    for source in sources:
+        try:
+            checkpoints.append(open_checkpoint(source.path, source.name))
+        except CheckpointError as error:  # noqa: PERF203 (all problems at once)
+            errors.append(error)
+    if errors:
+        raise gather(errors)
+    entries = tuple(_describe(checkpoint) for checkpoint in checkpoints)
+    return InspectResult(entries, _read_weights(checkpoints, hooks or Silent()) if config.weights else None)
+
+
+def _describe(checkpoint: Checkpoint) -> Entry:
+    specs = checkpoint.specs
+    label, layout = _recognise(checkpoint)
+    return Entry(
+        name=checkpoint.name,
+        file=checkpoint.path.name,
+        architecture=label,
+        layout=layout.name if layout else None,
+        tensors=len(specs),
+        parameters=sum(spec.numel for spec in specs.values() if _is_floating(spec)),
+        dtypes=dict(sorted(Counter(spec.dtype for spec in specs.values()).items())),
+        classes=layout.num_classes if layout else None,
+        size=checkpoint.size,
+        provenance=checkpoint.provenance,
+    )
+
+
+def _recognise(checkpoint: Checkpoint) -> tuple[str | None, Layout | None]:
+    """Guess the architecture from the tensors; where they are of no known one, believe the provenance if it fits."""
+    label = guess_architecture(checkpoint.specs)
+    written = (checkpoint.provenance or {}).get("architecture")
+    if label is not None:
+        name, _, args = label.removesuffix(")").partition("(")
+        arch = find_architecture(name, parse_arch_args(args.split(", ") if args else ()))
+    elif isinstance(written, dict) and isinstance(written.get("name"), str):
+        try:
+            arch = find_architecture(written["name"], dict(written.get("args") or {}))
+        except (ArchitectureError, TypeError, ValueError):
+            return None, None
+    else:
+        return None, None
+    try:
+        return arch.label, match_layout(arch, checkpoint.specs, checkpoint.name)
+    except ArchitectureError:
+        return label, None
+
+
+def _is_floating(spec: TensorSpec) -> bool:
+    return spec.dtype.startswith(("F", "BF"))
+
+
+def _read_weights(checkpoints: Sequence[Checkpoint], hooks: Hooks) -> WeightsReport:
+    from wfcli.core.regime import regime
+
+    bad: list[NonFinite] = []
+    for done, checkpoint in enumerate(checkpoints):
+        hooks.progress("reading weights", done, len(checkpoints))
+        bad += _find_non_finite(checkpoint)
+    hooks.progress("reading weights", len(checkpoints), len(checkpoints))
+    shapes = [
+        {key: spec.shape for key, spec in checkpoint.specs.items() if _is_floating(spec)} for checkpoint in checkpoints
+    ]
+    names = [key for key, shape in shapes[0].items() if len(shape) >= 2]
+    sentence = None
+    if len(checkpoints) < 2:
+        sentence = "one checkpoint: nothing to compare it with"
+    elif any(other != shapes[0] for other in shapes):
+        sentence = "the checkpoints hold different tensors: not compared"
+    elif not names:
+        sentence = "no weights of two or more dimensions: not compared"
+    elif bad:
+        sentence = "there are numbers that are not finite: not compared"
+    if sentence is not None:
+        return WeightsReport(None, None, None, sentence, tuple(bad))
+    found = regime(checkpoints, names)
+    told = found.sentence([checkpoint.name for checkpoint in checkpoints])
+    return WeightsReport(found.shared_base, found.cosines, found.distances, told, ())
+
+
+def _find_non_finite(checkpoint: Checkpoint) -> list[NonFinite]:
+    found = []
+    for key, spec in checkpoint.specs.items():
+        if _is_floating(spec):
+            nan, inf = count_non_finite(checkpoint[key])
+            if nan or inf:
+                found.append(NonFinite(checkpoint.name, key, nan, inf))
+    return found
+
+
+def count_non_finite(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return how many numbers of a tensor are NaN and how many are infinite."""
+    wide = tensor if tensor.element_size() > 1 else tensor.float()  # the 8-bit floats know no isnan
+    return int(wide.isnan().sum()), int(wide.isinf().sum())

@@ -1,0 +1,41 @@
+"""Who made a file from what: the record that travels inside it. No time and no absolute path, so the same inputs give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import wfcli
+
+if TYPE_CHECKING:
+    from wfcli.core.architectures import Architecture
+    from wfcli.core.checkpoint import Checkpoint
+    from wfcli.core.data import DataSpec
+
+
+def made_by(verb: str, arch: Architecture, seed: int) -> dict[str, Any]:
+    """Begin the record of a file: versions (timm is not imported for it), verb, architecture, seed."""
+    return {
+        "wfcli": wfcli.__version__,
+        "torch": str(torch.__version__),
+        "timm": version("timm"),
+        "verb": verb,
+        "architecture": {"name": arch.name, "args": dict(arch.args)},
+        "seed": seed,
+    }
+
+
+def data_record(spec: DataSpec) -> dict[str, Any]:
+    """Name a dataset: of a local folder, its base name."""
+    source = Path(spec.source).resolve().name if Path(spec.source).exists() else spec.source
+    return {"source": source, "label_column": spec.label_column, "classes": spec.classes}
+
+
+def known_classes(checkpoints: Sequence[Checkpoint]) -> list[str] | None:
+    """Return the class names that the records of all these files agree on."""
+    known = [(checkpoint.provenance or {}).get("classes") for checkpoint in checkpoints]
+    return known[0] if known[0] and all(names == known[0] for names in known) else None

@@ -1,0 +1,164 @@
+"""Open the teachers of a run and make sure that they belong together: all problems at once, from headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from wfcli.core.architectures import Architecture, Layout, head_keys, match_layout
+from wfcli.core.checkpoint import Checkpoint, open_checkpoint
+from wfcli.core.sources import SPELLINGS, Source, try_sources
+from wfcli.errors import ArchitectureError, CheckpointError, WfError
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Checkpoints of one architecture, one layout and one number of classes, each of them once."""
+
+    checkpoints: list[Checkpoint]
+    layout: Layout  # of the tensors that all of them have
+    sources: list[Source]  # of the checkpoints, in the same order
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C, read from the head."""
+        return self.layout.num_classes
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """Return name, sha256 and, from the Hub, the commit of every teacher, for the student's provenance."""
+        return [
+            source_record(source, checkpoint) for source, checkpoint in zip(self.sources, self.checkpoints, strict=True)
+        ]
+
+
+def source_record(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return how the provenance of a file names a checkpoint it was made from. No absolute path."""
+    record: dict[str, Any] = {"name": checkpoint.name, "sha256": checkpoint.digest()}
+    if source.revision is not None:
+        record["revision"] = source.revision
+    return record
+
+
+def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2) -> Teachers:
+    """Resolve, open and check teachers: enough of them, each once, all of `arch`, in one layout, with the same classes.
+
+    Reads headers, and the files once for their digests (two names for the same bytes are one teacher).
+
+    Raises:
+        SourceError, CheckpointError, ArchitectureError: everything that is wrong, one line a problem.
+    """
+    sources, found = try_sources(texts)
+    errors: list[WfError] = list(found)
+    if not errors and len(sources) < minimum:
+        errors.append(_too_few(sources, minimum))
+    opened: list[Checkpoint] = []
+    kept: list[Source] = []
+    for source in sources:
+        try:
+            opened.append(open_checkpoint(source.path, source.name))
+            kept.append(source)
+        except CheckpointError as error:  # noqa: PERF203 (all problems at once)
+            errors.append(error)
+    errors += _find_duplicates(opened)
+    layouts, mismatches = _match_layouts(opened, arch)
+    errors += mismatches
+    errors += _compare_layouts(layouts, arch)
+    if errors:
+        raise gather(errors)
+    return Teachers(opened, _common_layout(list(layouts.values())), kept)
+
+
+def gather(errors: Sequence[WfError]) -> WfError:
+    """Join errors into one with all their problems and hints; of their kind if all are of one, else CheckpointError."""
+    kinds = {type(error) for error in errors}
+    kind = kinds.pop() if len(kinds) == 1 else CheckpointError
+    problems = dict.fromkeys(problem for error in errors for problem in error.problems)
+    hints = dict.fromkeys(error.hint for error in errors if error.hint)
+    return kind(*problems, hint="; ".join(hints) or None)
+
+
+def _too_few(sources: Sequence[Source], minimum: int) -> CheckpointError:
+    got = f"only {len(sources)}: {', '.join(source.name for source in sources)}" if sources else "none"
+    return CheckpointError(
+        f"expected at least {minimum} teacher{'s' if minimum > 1 else ''}, got {got}",
+        hint=f"name more, each {SPELLINGS}",
+    )
+
+
+def _find_duplicates(checkpoints: Sequence[Checkpoint]) -> list[WfError]:
+    """Find the same file under the same or another name. The digests stand in the provenance too: no time is lost."""
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(Checkpoint.digest, checkpoints))
+    first: dict[str, Checkpoint] = {}
+    problems = []
+    for checkpoint, digest in zip(checkpoints, digests, strict=True):
+        other = first.setdefault(digest, checkpoint)
+        if other is checkpoint:
+            continue
+        if other.path.resolve() == checkpoint.path.resolve():
+            problems.append(f"{checkpoint.name}: the same file twice")
+        else:
+            problems.append(f"{checkpoint.name}: the same bytes as {other.name} (sha256 {digest[:12]}...)")
+    return [CheckpointError(*problems, hint="give every teacher once")] if problems else []
+
+
+def _match_layouts(checkpoints: Sequence[Checkpoint], arch: Architecture) -> tuple[dict[str, Layout], list[WfError]]:
+    """Return the layouts of the checkpoints that fit the architecture, by name, and the errors of the rest.
+
+    Checkpoints with the very same wrong tensors are told about once.
+    """
+    layouts: dict[str, Layout] = {}
+    errors: list[WfError] = []
+    told: dict[frozenset[tuple[str, tuple[int, ...]]], str] = {}
+    for checkpoint in checkpoints:
+        shapes = frozenset((key, spec.shape) for key, spec in checkpoint.specs.items())
+        if shapes in told:
+            errors.append(ArchitectureError(f"{checkpoint.name}: the same tensors as {told[shapes]}"))
+            continue
+        try:
+            layouts[checkpoint.name] = match_layout(arch, checkpoint.specs, checkpoint.name)
+        except ArchitectureError as error:
+            told[shapes] = checkpoint.name
+            errors.append(error)
+    return layouts, errors
+
+
+def _compare_layouts(layouts: dict[str, Layout], arch: Architecture) -> list[WfError]:
+    """Compare number of classes and naming of the tensors with what most of the teachers have."""
+    if len(layouts) < 2:
+        return []
+    errors: list[WfError] = []
+    classes = Counter(layout.num_classes for layout in layouts.values()).most_common(1)[0][0]
+    naming = Counter(_naming(layout) for layout in layouts.values()).most_common(1)[0][0]
+    model = next(name for name, layout in layouts.items() if (layout.num_classes, _naming(layout)) == (classes, naming))
+    for name, layout in layouts.items():
+        if layout.num_classes != classes:
+            head, _ = layout.to_file[head_keys(arch)[0]]
+            errors.append(
+                CheckpointError(
+                    f"{name}: {head}: got {layout.num_classes} classes, expected {classes} as in {model}",
+                    hint="teachers share their classes: leave out those of other classes",
+                )
+            )
+        if _naming(layout) != naming:
+            errors.append(
+                CheckpointError(
+                    f"{name}: got tensors named as in {layout.name}, expected {layouts[model].name} as in {model}",
+                    hint="teachers share one layout: load and save the others with the same library and version",
+                )
+            )
+    return errors
+
+
+def _naming(layout: Layout) -> frozenset[str]:
+    return frozenset(key for key in layout.files if not key.endswith("num_batches_tracked"))
+
+
+def _common_layout(layouts: Sequence[Layout]) -> Layout:
+    """Return the layout of the tensors that all teachers have: only counters of batch norms may be missing in some."""
+    first = layouts[0]
+    files = {key: shape for key, shape in first.files.items() if all(key in layout.files for layout in layouts)}
+    return replace(first, files=files, to_timm={key: first.to_timm[key] for key in files})
