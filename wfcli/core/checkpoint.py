@@ -1,8 +1,8 @@
 """Checkpoints as read-only mappings that read a tensor when it is asked for.
 
 One class, three kinds of file behind it: safetensors, safetensors in shards with an index, and files of ``torch.save``.
-Opening reads headers only (safetensors: without torch). The writers live in `safetensors_io` and `outputs`; their names
-are passed on here, so that the rest of the package needs this module alone.
+Opening reads headers only (safetensors: without torch). The writers live in `safetensors_writer` and `outputs`; their
+names are passed on here, so that the rest of the package needs this module alone.
 """
 
 from __future__ import annotations
@@ -14,18 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wfcli.core.outputs import atomic_path, check_writable, write_json
-from wfcli.core.safetensors_io import (
-    TORCH_DTYPES,
-    TensorSpec,
-    dtype_name,
-    file_digest,
-    read_header,
-    read_tensor,
-    save_state,
-    state_specs,
-    torch_dtype,
-    write_checkpoint,
-)
+from wfcli.core.safetensors_io import TORCH_DTYPES, TensorSpec, dtype_name, read_header, read_tensor, torch_dtype
+from wfcli.core.safetensors_writer import file_digest, save_state, state_specs, write_checkpoint
 from wfcli.errors import CheckpointError
 
 if TYPE_CHECKING:

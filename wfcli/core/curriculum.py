@@ -91,16 +91,36 @@ def student_logits(ground: Ground, student: Mapping[str, Tensor], pixels: Tensor
     model = ground.model
     for module in model.modules():
         module.training = batch_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
-    weights = dict(student)
-    if batch_statistics:  # BatchNorm writes into its running statistics: give it some it may overwrite
-        weights.update(
-            {n: w.detach().clone() for n, w in student.items() if n.endswith(("running_mean", "running_var"))}
-        )
-        weights.update({n: w.clone() for n, w in ground.constants.items()})
+    weights = {**student, **{name: counter.clone() for name, counter in ground.constants.items()}}
+    for spec in ground.plan.specs:
+        if spec.running_mean is not None and spec.running_var is not None:
+            weights.update(_batch_norm(model, spec, student, batch_statistics))
     x = to_input(pixels, ground.settings)
     with training_autocast(x.device, model):
         logits: Tensor = functional_call(model, weights, (x,))
     return logits.float()
+
+
+def _batch_norm(
+    model: nn.Module, spec: LayerSpec, student: Mapping[str, Tensor], batch_statistics: bool
+) -> dict[str, Tensor]:
+    """Return what a BatchNorm is to run with: torch knows no gradient with respect to its running statistics.
+
+    With batch statistics it only overwrites them: give it some it may. Else they go into its affine map: statistics 0 and 1 there.
+    """
+    assert spec.running_mean is not None
+    assert spec.running_var is not None
+    mean, variance = student[spec.running_mean], student[spec.running_var]
+    if batch_statistics or spec.norm_weight is None or spec.norm_bias is None:
+        return {spec.running_mean: mean.detach().clone(), spec.running_var: variance.detach().clone()}
+    eps = getattr(model.get_submodule(spec.running_var.removesuffix(".running_var")), "eps", 1e-5)
+    factor = student[spec.norm_weight] / (variance + eps).sqrt()
+    return {
+        spec.running_mean: torch.zeros_like(mean),
+        spec.running_var: torch.ones_like(variance),
+        spec.norm_weight: factor * (1 + eps) ** 0.5,
+        spec.norm_bias: student[spec.norm_bias] - mean * factor,
+    }
 
 
 def distillation_loss(logits: Tensor, wanted: Tensor, labels: Tensor, ce_weight: float) -> Tensor:

@@ -29,7 +29,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 products are faster than float32 ones there (any GPU; CPUs with AVX512-BF16 or AMX)."""
     if device.type != "cpu":
         return True
-    features: dict[str, Any] = torch.cpu.get_capabilities()
+    features = torch.cpu.get_capabilities()
     return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("amx"))
 
 

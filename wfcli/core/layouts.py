@@ -137,10 +137,9 @@ def infer_width(entry: Listing, shapes: Mapping[str, Shape]) -> float | None:
             unit, base = got / int(factor or 1), int(channels)
             low = max(low, (unit - entry.step / 2) / base if unit > entry.step else 0.0)
             high = min(high, (unit + entry.step / 2) / base)
-    for digits in range(1, 5):
-        # The interval is half open: at `high` the rounding has already gone up. Its middle is the fairest guess.
-        width = round((low + high) / 2, digits) if low > 0 else round(high / 2, digits)
-        if max(low, 1e-9) <= width < high:
+    for digits in range(1, 7):
+        width = round((low + high) / 2, digits)
+        if 0 < low <= width < high or 0 == low < width < high:  # at `high` the rounding has already gone up
             return width
     return None
 

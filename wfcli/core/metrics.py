@@ -56,4 +56,5 @@ def wilson(right: int, images: int) -> tuple[float, float]:
     spread = Z_95**2 / images
     centre = (share + spread / 2) / (1 + spread)
     half = Z_95 * math.sqrt(share * (1 - share) / images + spread / (4 * images)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The ends are 0 and 1 but for rounding where no image, or every image, is right.
+    return centre - half if right else 0.0, centre + half if right < images else 1.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -18,7 +17,7 @@ from typing import Any
 
 from wfcli.core.checkpoint import INDEX_SUFFIX, PICKLE_SUFFIXES
 from wfcli.core.hub import GENERATOR_FILES, SPELLING, fetch_generator, fetch_weights, parse_hub_name
-from wfcli.errors import SourceError
+from wfcli.errors import SourceError, WfError
 
 SPELLINGS = f"a file, a folder, a glob in quotes, {SPELLING}, or pretrained:NAME"
 SUFFIXES = (".safetensors", INDEX_SUFFIX, *PICKLE_SUFFIXES)
@@ -67,8 +66,7 @@ def resolve_sources(texts: Sequence[str], what: str = "teacher") -> list[Source]
     """
     found, errors = try_sources(texts, what)
     if errors:
-        hints = dict.fromkeys(error.hint for error in errors if error.hint)
-        raise SourceError(*(problem for error in errors for problem in error.problems), hint="; ".join(hints) or None)
+        raise SourceError(*(problem for error in errors for problem in error.problems), hint=join_hints(errors))
     return found
 
 
@@ -82,6 +80,11 @@ def try_sources(texts: Sequence[str], what: str = "teacher") -> tuple[list[Sourc
         except SourceError as error:  # noqa: PERF203 (all problems at once)
             errors.append(error)
     return _with_unique_names(found), errors
+
+
+def join_hints(errors: Sequence[WfError]) -> str | None:
+    """Return the hints of several errors, each once, one a line."""
+    return "\n".join(dict.fromkeys(error.hint for error in errors if error.hint)) or None
 
 
 def resolve_generator(text: str) -> Source:
@@ -230,23 +233,19 @@ def _base_name(path: Path) -> str:
 
 
 def _with_unique_names(sources: Sequence[Source]) -> list[Source]:
-    """Tell equal names apart: more and more parent folders for files, the commit for what is from the Hub."""
+    """Tell equal names of different files apart: by more and more parent folders, or by the commit on the Hub."""
     sources = list(sources)
-    parts = [_name_parts(source) for source in sources]
-    for depth in range(2, max(map(len, parts), default=0) + 1):
-        count = Counter(source.name for source in sources)
-        if max(count.values()) == 1:
+    for depth in range(2, max((len(source.path.absolute().parts) for source in sources), default=0)):
+        files: dict[str, set[Path]] = {}
+        for source in sources:
+            files.setdefault(source.name, set()).add(source.path.absolute())
+        if all(len(paths) == 1 for paths in files.values()):
             break
-        for i, source in enumerate(sources):
-            if count[source.name] > 1:
-                sources[i] = replace(
-                    source, name="/".join(parts[i][-depth:]) if source.revision is None else parts[i][-1]
-                )
+        sources = [_lengthened(source, depth) if len(files[source.name]) > 1 else source for source in sources]
     return sources
 
 
-def _name_parts(source: Source) -> list[str]:
-    if source.revision is not None:
-        return [source.name, f"{source.name}@{source.revision[:12]}"]
-    path = source.path.absolute()
-    return list(path.parts[1:])
+def _lengthened(source: Source, depth: int) -> Source:
+    if source.revision is None:
+        return replace(source, name="/".join(source.path.absolute().parts[1:][-depth:]))
+    return replace(source, name=f"{source.name.partition('@')[0]}@{source.revision[:12]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from wfcli.core.calibrate import has_batchnorm
 from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.data import DataSpec, available_splits, load_images
 from wfcli.core.devices import pick_device
-from wfcli.core.metrics import score
+from wfcli.core.metrics import Scores, score
 from wfcli.core.sources import try_sources
 from wfcli.engine.classes import Head, check_classes, head_of
 from wfcli.engine.expanded_glob import refuse_expanded_glob
@@ -71,7 +72,7 @@ def evaluate(config: EvaluateConfig, hooks: Hooks | None = None) -> Comparison:
         DataError: the dataset is missing, or has other classes than the heads.
     """
     hooks = hooks or Silent()
-    pick_device(config.device)  # fails early
+    _check_options(config)
     refuse_expanded_glob(config.checkpoints, config.teachers)
     teachers, students, heads = _open(config)
     check_classes(config.data, heads, hooks)
@@ -128,6 +129,17 @@ def compare(
     return Comparison(tuple(rows), config.architecture.label, what, config.split, len(images), best, chosen_on)
 
 
+def _check_options(config: EvaluateConfig) -> None:
+    pick_device(config.device)
+    problems = []
+    if config.batch_size < 1:
+        problems.append(f"batch size: got {config.batch_size}, expected at least 1")
+    if config.calibration_images < 0:
+        problems.append(f"calibration images: got {config.calibration_images}, expected at least 0")
+    if problems:
+        raise WfError(*problems)
+
+
 def _open(config: EvaluateConfig) -> tuple[Teachers | None, list[Student], list[Head]]:
     """Open and check teachers and checkpoints, all problems at once; also return the heads of all."""
     errors: list[WfError] = []
@@ -178,11 +190,16 @@ def _choose_best(
 ) -> tuple[Row, str]:
     """Return the row of the teacher with the highest top-1 on the validation split, and the name of that split.
 
-    Without a validation split the choice is made on the split that is evaluated.
+    Equal ones are told apart by NLL: the order of the teachers does not matter. Without a validation split the choice
+    is made on the split that is evaluated.
     """
     if config.split == "validation" or "validation" not in available_splits(config.data):
-        return max(rows, key=lambda row: row.top1), config.split
+        return max(rows, key=_rank), config.split
     images = load_images(config.data, "validation", bench.settings.size)
     answers = ask(bench, models, images, stage="choosing the best teacher")
-    top1 = [score(log_probs, answers.labels).top1 for log_probs in answers.log_probs]
-    return rows[top1.index(max(top1))], "validation"
+    ranks = [_rank(score(log_probs, answers.labels)) for log_probs in answers.log_probs]
+    return rows[ranks.index(max(ranks))], "validation"
+
+
+def _rank(found: Row | Scores) -> tuple[float, float]:
+    return found.top1, -math.inf if math.isnan(found.nll) else -found.nll

@@ -14,7 +14,7 @@ from wfcli.core.generator_files import load_generator
 from wfcli.core.methods import soup_tensor
 from wfcli.core.plan import plan_layers
 from wfcli.core.regime import Regime, regime
-from wfcli.core.sources import Source, list_pretrained, resolve_generator
+from wfcli.core.sources import list_pretrained, resolve_generator
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.provenance import known_classes
 from wfcli.engine.teachers import Teachers
@@ -41,26 +41,21 @@ def fit_generator(
     head = head_keys(arch)
     body = [name for name in views[0] if name not in head]
     relation = regime(views, body)
-    if wanted is None:
-        source, problem = _default_generator()
+    name, problem = wanted or f"pretrained:{DEFAULT_GENERATOR}", None
+    if wanted is None and not relation.shared_base:
+        problem = f"{relation.sentence([c.name for c in teachers.checkpoints])}, and every generator here is for fine-tunes of one base"
+    elif wanted is None and DEFAULT_GENERATOR not in [entry.name for entry in list_pretrained()]:
+        problem = f"there is no {name} in this installation"
     else:
-        source, problem = resolve_generator(wanted), None
-    if source is not None:
+        source = resolve_generator(name)
         generator, digest = load_generator(source.path, source.name)
-        misfit = _misfit(generator, source.name, arch, teachers, views, relation)
-        if misfit is not None and wanted is not None:
-            hooks.warn(f"generator {source.name}: {misfit}")
-        if misfit is None or wanted is not None:
+        problem = _misfit(generator, source.name, arch, teachers, views, relation)
+        if problem is not None and wanted is not None:
+            hooks.warn(f"generator {source.name}: {problem}")
+        if problem is None or wanted is not None:
             return Fitted(generator, source.name, digest, relation)
-        problem = f"{source.name}: {misfit}"
     hooks.warn(f"no generator fits, so the student is the soup: {problem}")
     return Fitted(regime=relation)
-
-
-def _default_generator() -> tuple[Source | None, str | None]:
-    if DEFAULT_GENERATOR not in [entry.name for entry in list_pretrained()]:
-        return None, f"no generator pretrained:{DEFAULT_GENERATOR} in this installation"
-    return resolve_generator(f"pretrained:{DEFAULT_GENERATOR}"), None
 
 
 def _misfit(
@@ -80,7 +75,7 @@ def _misfit(
     if settings.frame is not None:
         _check_frame(generator, name, arch, teachers, views)
     if not relation.shared_base:
-        return "trained on fine-tunes of one base, but these teachers do not share one: expect a poor student"
+        return f"it was trained on fine-tunes of one base, but {relation.sentence()}: expect a poor student"
     model = build_model(arch, teachers.num_classes, device="meta")
     norms = plan_layers(model, head_keys(arch)[0].removesuffix(".weight")).norms or {"none"}
     if not set(norms) <= set(settings.norms):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 
+STATISTICS = ("running_mean", "running_var")
+
+
 @dataclass(frozen=True)
 class InspectConfig:
     """Which checkpoints to look at; with `weights` their numbers are read too."""
@@ -35,7 +38,7 @@ class Entry:
     architecture: str | None  # guess, with arguments: "vgg11_bn_cifar(width=0.25)"; None where none is known
     layout: str | None  # "timm" or "torchvision"
     tensors: int
-    parameters: int  # all numbers but the integer counters
+    parameters: int  # without the running statistics of norms
     dtypes: dict[str, int]  # safetensors name -> number of tensors
     classes: int | None  # rows of the head
     size: int  # bytes
@@ -100,7 +103,9 @@ def _describe(checkpoint: Checkpoint) -> Entry:
         architecture=label,
         layout=layout.name if layout else None,
         tensors=len(specs),
-        parameters=sum(spec.numel for spec in specs.values() if _is_floating(spec)),
+        parameters=sum(
+            spec.numel for key, spec in specs.items() if _is_floating(spec) and not key.endswith(STATISTICS)
+        ),
         dtypes=dict(sorted(Counter(spec.dtype for spec in specs.values()).items())),
         classes=layout.num_classes if layout else None,
         size=checkpoint.size,
@@ -109,23 +114,20 @@ def _describe(checkpoint: Checkpoint) -> Entry:
 
 
 def _recognise(checkpoint: Checkpoint) -> tuple[str | None, Layout | None]:
-    """Guess the architecture from the tensors; where they are of no known one, believe the provenance if it fits."""
-    label = guess_architecture(checkpoint.specs)
+    """Believe the provenance where its architecture fits the tensors, else guess from them."""
     written = (checkpoint.provenance or {}).get("architecture")
-    if label is not None:
-        name, _, args = label.removesuffix(")").partition("(")
-        arch = find_architecture(name, parse_arch_args(args.split(", ") if args else ()))
-    elif isinstance(written, dict) and isinstance(written.get("name"), str):
+    if isinstance(written, dict) and isinstance(written.get("name"), str) and isinstance(written.get("args", {}), dict):
         try:
-            arch = find_architecture(written["name"], dict(written.get("args") or {}))
-        except (ArchitectureError, TypeError, ValueError):
-            return None, None
-    else:
+            arch = find_architecture(written["name"], written.get("args", {}))
+            return arch.label, match_layout(arch, checkpoint.specs, checkpoint.name)
+        except ArchitectureError:
+            pass  # of another version, or edited by hand
+    label = guess_architecture(checkpoint.specs)
+    if label is None:
         return None, None
-    try:
-        return arch.label, match_layout(arch, checkpoint.specs, checkpoint.name)
-    except ArchitectureError:
-        return label, None
+    name, _, args = label.removesuffix(")").partition("(")
+    arch = find_architecture(name, parse_arch_args(args.split(", ") if args else ()))
+    return label, match_layout(arch, checkpoint.specs, checkpoint.name)
 
 
 def _is_floating(spec: TensorSpec) -> bool:

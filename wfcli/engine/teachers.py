@@ -10,7 +10,7 @@ from typing import Any
 
 from wfcli.core.architectures import Architecture, Layout, head_keys, match_layout
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
-from wfcli.core.sources import SPELLINGS, Source, try_sources
+from wfcli.core.sources import SPELLINGS, Source, join_hints, try_sources
 from wfcli.errors import ArchitectureError, CheckpointError, WfError
 
 
@@ -76,8 +76,7 @@ def gather(errors: Sequence[WfError]) -> WfError:
     kinds = {type(error) for error in errors}
     kind = kinds.pop() if len(kinds) == 1 else CheckpointError
     problems = dict.fromkeys(problem for error in errors for problem in error.problems)
-    hints = dict.fromkeys(error.hint for error in errors if error.hint)
-    return kind(*problems, hint="; ".join(hints) or None)
+    return kind(*problems, hint=join_hints(errors))
 
 
 def _too_few(sources: Sequence[Source], minimum: int) -> CheckpointError:

@@ -1,0 +1,92 @@
+"""The strongest simple rules we know for averaging fine-tunes by their weights alone: what a learned generator has to beat.
+
+T teachers, N channels, C classes. All take state dicts (name -> tensor, timm's names) and give one; head is ("head.weight", "head.bias").
+Integer tensors are taken as in the soup; so are the running statistics (recalibrate afterwards).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from wfcli.core.methods import soup, soup_tensor, weighted_sum
+
+State = Mapping[str, Tensor]
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def weighted(states: Sequence[State], weights: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """Average with `weights(name)` [T], which sum to 1, tensor by tensor."""
+    return {
+        name: soup_tensor(s[name] for s in states)
+        if name.endswith(STATISTICS)
+        else weighted_sum((s[name] for s in states), weights(name))
+        for name in states[0]
+    }
+
+
+def fedavg(states: Sequence[State], images: Sequence[int]) -> dict[str, Tensor]:
+    """Weight each teacher by its number of images (McMahan et al. 2017, arXiv 1602.05629)."""
+    share = torch.tensor(images, dtype=torch.float32)
+    share /= share.sum()
+    return weighted(states, lambda name: share)
+
+
+def by_distance(states: Sequence[State], power: float, per_layer: bool) -> dict[str, Tensor]:
+    """Weight each teacher by its distance from the mean to a power, per tensor or over the whole net."""
+    mean = soup([dict(s) for s in states])
+    names = [name for name in mean if not name.endswith(STATISTICS)]
+    distances = {n: torch.stack([(s[n] - mean[n]).float().norm() for s in states]) for n in names}
+    whole = torch.stack([d.square() for d in distances.values()]).sum(0).sqrt()
+
+    def weights(name: str) -> Tensor:
+        distance = (distances[name] if per_layer else whole).clamp_min(1e-12) ** power
+        return distance / distance.sum()
+
+    return weighted(states, weights)
+
+
+def head_by_norm(states: Sequence[State], head: tuple[str, str], power: float = 2.0) -> dict[str, Tensor]:
+    """The soup, but each class row of the head (and its bias) weighted by the row's own distance from the mean row."""
+    student = soup([dict(s) for s in states])
+    rows = torch.stack([s[head[0]] for s in states])  # [T, C, N]
+    weights = (rows - rows.mean(0)).norm(dim=2) ** power
+    weights = weights / weights.sum(0).clamp_min(1e-12)  # [T, C]
+    student[head[0]] = (weights[:, :, None] * rows).sum(0)
+    student[head[1]] = (weights * torch.stack([s[head[1]] for s in states])).sum(0)
+    return student
+
+
+def head_seen_centred(states: Sequence[State], head: tuple[str, str]) -> dict[str, Tensor]:
+    """The soup, but the head's rows of each teacher centred on the classes it saw, and averaged over the teachers that saw them.
+
+    A teacher is taken to have seen the classes whose bias lies above its mean bias; a class nobody saw is averaged over all.
+    """
+    student = soup([dict(s) for s in states])
+    rows = torch.stack([s[head[0]] for s in states])  # [T, C, N]
+    bias = torch.stack([s[head[1]] for s in states])  # [T, C]
+    seen = (bias > bias.mean(1, keepdim=True)).float()
+    share = seen / seen.sum(1, keepdim=True).clamp_min(1)
+    rows = rows - (share[:, :, None] * rows).sum(1, keepdim=True)
+    bias = bias - (share * bias).sum(1, keepdim=True)
+    votes = torch.where(seen.sum(0) > 0, seen, torch.ones_like(seen))
+    votes = votes / votes.sum(0)
+    student[head[0]] = (votes[:, :, None] * rows).sum(0)
+    student[head[1]] = (votes * bias).sum(0)
+    return student
+
+
+def all_heuristics(
+    states: Sequence[State], head: tuple[str, str], images: Sequence[int]
+) -> dict[str, dict[str, Tensor]]:
+    """Return every heuristic by name."""
+    found = {"FedAvg (by number of images)": fedavg(states, images)}
+    for power in (1.0, 2.0, 4.0):
+        for per_layer in (False, True):
+            name = f"distance from the mean ^{power:.0f}, {'per layer' if per_layer else 'over all'}"
+            found[name] = by_distance(states, power, per_layer)
+    found["head rows by their distance ^2"] = head_by_norm(states, head)
+    found["head rows centred on the classes seen"] = head_seen_centred(states, head)
+    return found

@@ -1,0 +1,72 @@
+"""Fixtures for all tests: the command line in this process, and teachers small enough to make in no time."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads only cost
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from wfcli.cli import app
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one call of the command line gave."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def wfcli(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Run the command line in this process; a bug's exception is raised, not caught."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*args: str | Path) -> Ran:
+        result = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="wfcli")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@dataclass(frozen=True)
+class TinyTeachers:
+    """Fine-tunes of one base, to all appearance: the base plus a tenth of noise. `arch` are the options for them."""
+
+    folder: Path
+    paths: tuple[Path, ...]
+    arch: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def tiny_teachers(tmp_path_factory: pytest.TempPathFactory) -> TinyTeachers:
+    """Make three checkpoints of a narrow VGG with BatchNorm and ten classes, in timm's layout: not to be changed."""
+    from wfcli.core.architectures import build_model, find_architecture
+    from wfcli.core.checkpoint import save_state
+
+    folder = tmp_path_factory.mktemp("teachers")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        base = build_model(find_architecture("vgg11_bn_cifar", {"width": 0.125}), 10).state_dict()
+        paths = []
+        for index in range(3):
+            noisy = {
+                key: value + 0.1 * value.std(correction=0) * torch.randn_like(value)
+                if value.is_floating_point()
+                else value
+                for key, value in base.items()
+            }
+            paths.append(folder / f"teacher-{index:02d}.safetensors")
+            save_state(paths[-1], noisy, {"verb": "test"})
+    return TinyTeachers(folder, tuple(paths), ("--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125"))

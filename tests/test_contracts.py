@@ -1,0 +1,120 @@
+"""What holds for the project as a whole: which file may import what, what starts fast, what no file may contain."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "wfcli"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+COMMAND_LINE = {"wfcli.cli", "wfcli.options", "wfcli.report", "wfcli.terminal", "wfcli.units", "typer", "rich"}
+HEAVY = ("torch", "timm", "torchvision", "datasets", "torchmetrics", "scipy", "sklearn", "numpy", "huggingface_hub")
+
+# Who may import what touches the outside world, or is heavy: one place to look when a library changes.
+ONLY_USERS = {
+    "typer": {"cli", "options"},
+    "rich": {"cli", "report", "terminal"},
+    "datasets": {"core/data_sources", "core/tables"},
+    "huggingface_hub": {"core/data_sources", "core/generator", "core/hub", "core/tables"},
+    "safetensors": {"core/checkpoint"},
+    "scipy": {"core/align"},
+    "sklearn": {"core/digits"},
+    "timm": {"core/architecture_names", "core/architectures", "core/small_models"},
+    "torchmetrics": {"core/metrics"},
+    "torchvision": {"core/decode"},
+}
+
+
+def _module(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def _imports(path: Path) -> set[str]:
+    """Return the full names of all modules a file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{_module(path)}: a relative import"
+            assert node.module
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def _reaches(imports: set[str], forbidden: set[str]) -> set[str]:
+    return {name for name in imports for no in forbidden if name == no or name.startswith(f"{no}.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_module)
+def test_imports_go_one_way(path: Path) -> None:
+    forbidden: set[str] = set()
+    if _module(path).startswith("core/"):
+        forbidden = COMMAND_LINE | {"wfcli.engine"}
+    elif _module(path).startswith("engine/"):
+        forbidden = COMMAND_LINE
+    elif _module(path) == "errors":
+        forbidden = {"wfcli"}
+    elif _module(path) in ("report", "options", "terminal", "units"):
+        forbidden = {"wfcli.cli"}
+    assert not _reaches(_imports(path), forbidden)
+
+
+@pytest.mark.parametrize("library", ONLY_USERS)
+def test_each_library_has_its_place(library: str) -> None:
+    users = {_module(path) for path in MODULES if _reaches(_imports(path), {library})}
+    assert users <= ONLY_USERS[library]
+
+
+def _loaded(code: str) -> set[str]:
+    """Run code in a fresh Python and return which heavy libraries it loaded."""
+    report = f"\nimport sys; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_command_line_starts_light() -> None:
+    assert _loaded("import wfcli.cli") == set()
+
+
+@pytest.mark.parametrize("args", [["--help"], ["fuse", "--help"], ["--version"], ["list"]], ids=" ".join)
+def test_help_loads_nothing_heavy(args: list[str]) -> None:
+    code = f"from wfcli.cli import app\napp({args!r}, prog_name='wfcli', standalone_mode=False)"
+    assert _loaded(code) == set()
+
+
+@pytest.mark.parametrize("module", ["wfcli.errors", "wfcli.core.sources"])
+def test_names_are_resolved_without_torch(module: str) -> None:
+    assert "torch" not in _loaded(f"import {module}")
+
+
+def _committed_files() -> list[Path]:
+    """Return the files of the project, ignored ones left out."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_names_a_path_of_a_machine() -> None:
+    somewhere = re.compile(rb"/(?:home|root|Users)/\w|[A-Z]:\\Users|" + re.escape(str(ROOT).encode()))
+    assert not [str(path.relative_to(ROOT)) for path in _committed_files() if somewhere.search(path.read_bytes())]
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        _module(path) for path in MODULES if path.stat().st_size and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert not silent

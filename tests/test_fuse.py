@@ -1,0 +1,268 @@
+"""`wfcli fuse` from the command line: the student, its file, and every wrong input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.conftest import Ran, TinyTeachers
+from wfcli.core.architectures import build_model, find_architecture, head_keys
+from wfcli.core.checkpoint import open_checkpoint
+from wfcli.core.generator import Frame, WeightFormer, WeightFormerConfig, fingerprint
+from wfcli.core.generator_files import save_generator
+from wfcli.core.methods import soup
+from wfcli.core.plan import plan_layers
+
+Cli = Callable[..., Ran]
+
+
+def save_untrained(folder: Path, **options: object) -> Path:
+    """Write an untrained generator: by design it gives the soup."""
+    save_generator(folder, WeightFormer(WeightFormerConfig(**options)), "# untrained\n")  # type: ignore[arg-type]
+    return folder
+
+
+def save_eager(folder: Path, **options: object) -> Path:
+    """Write a generator whose heads are off zero: it does not give the soup."""
+    torch.manual_seed(0)
+    generator = WeightFormer(WeightFormerConfig(**options))  # type: ignore[arg-type]
+    with torch.no_grad():
+        generator.logits.weight.normal_(0, 0.5)
+        generator.scales.weight.normal_(0, 0.5)
+    save_generator(folder, generator, "# eager\n")
+    return folder
+
+
+def soup_of(paths: tuple[Path, ...]) -> dict[str, Tensor]:
+    return soup([load_file(path) for path in paths])
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_soup(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    ran = wfcli(
+        "fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--method", "soup", "-o", tmp_path / "student.safetensors"
+    )
+    assert ran.code == 0
+    assert same(load_file(tmp_path / "student.safetensors"), soup_of(tiny_teachers.paths))
+
+
+def test_the_same_inputs_give_the_same_bytes(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    generator = save_eager(tmp_path / "generator", norms=("batch",))
+    for name in ("one", "other"):
+        args = ("--generator", generator, "-o", tmp_path / f"{name}.safetensors")
+        assert wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, *args).code == 0
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "other.safetensors").read_bytes()
+
+
+def test_the_student_says_who_made_it_from_what(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    generator = save_eager(tmp_path / "mine", norms=("batch",))
+    out = tmp_path / "student.safetensors"
+    ran = wfcli(
+        "fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--generator", generator, "--seed", "3", "-o", out, "--json"
+    )
+    told = json.loads(ran.stdout)
+    assert (told["method"], told["generator"], ran.stderr) == ("weightformer", "mine", "")
+    assert "share a base" in told["regime"]
+    record = open_checkpoint(out).provenance
+    assert record is not None
+    assert record["method"] == "weightformer"
+    assert record["architecture"] == {"name": "vgg11_bn_cifar", "args": {"width": 0.125}}
+    assert record["seed"] == 3
+    assert [source["name"] for source in record["sources"]] == [path.name for path in tiny_teachers.paths]
+    assert record["sources"][0]["sha256"] == open_checkpoint(tiny_teachers.paths[0]).digest()
+    assert record["generator"]["sha256"] == open_checkpoint(generator / "model.safetensors").digest()
+    assert told["digest"] == open_checkpoint(out).digest()
+    assert str(tmp_path) not in json.dumps(record)
+    assert not same(load_file(out), soup_of(tiny_teachers.paths))
+
+
+def test_a_glob_and_a_folder_are_the_same_teachers(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    for name, source in (("glob", tiny_teachers.folder / "teacher-*.safetensors"), ("folder", tiny_teachers.folder)):
+        args = ("--method", "soup", "-o", tmp_path / f"{name}.safetensors")
+        assert wfcli("fuse", source, *tiny_teachers.arch, *args).code == 0
+    assert (tmp_path / "glob.safetensors").read_bytes() == (tmp_path / "folder.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)]
+)
+def test_the_dtype_of_the_student(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path, option: str, dtype: torch.dtype
+) -> None:
+    out = tmp_path / "student.safetensors"
+    wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--method", "soup", "--dtype", option, "-o", out)
+    student = load_file(out)
+    assert student["head.weight"].dtype == dtype
+    counters = [t for name, t in student.items() if name.endswith("num_batches_tracked")]
+    assert {t.dtype for t in counters} == {torch.int64}
+
+
+def test_an_existing_output_is_replaced(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    out = tmp_path / "student.safetensors"
+    out.write_bytes(b"old")
+    assert wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--method", "soup", "-o", out).code == 0
+    assert same(load_file(out), soup_of(tiny_teachers.paths))
+    assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
+
+
+def test_independent_teachers_are_told_apart_and_get_the_soup(wfcli: Cli, tmp_path: Path) -> None:
+    arch = find_architecture("vgg11_bn_cifar", {"width": 0.125})
+    for number in range(2):
+        torch.manual_seed(number)
+        save_file(build_model(arch, 10).state_dict(), tmp_path / f"t{number}.safetensors")
+    out = tmp_path / "student.safetensors"
+    ran = wfcli("fuse", tmp_path / "t*.safetensors", "--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125", "-o", out)
+    assert ran.code == 0
+    assert "the student is the soup" in " ".join(ran.stderr.split())
+    assert "trained independently" in " ".join(ran.stderr.split())
+    assert same(load_file(out), soup_of((tmp_path / "t0.safetensors", tmp_path / "t1.safetensors")))
+
+
+TORCHVISION = {
+    "vit_b_32": lambda: torchvision.models.vit_b_32(num_classes=10),
+    "vgg11": lambda: torchvision.models.vgg11(num_classes=10, init_weights=False),
+    "resnet50": lambda: torchvision.models.resnet50(num_classes=10),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_the_headline_call_on_torchvision_files(wfcli: Cli, tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    model = TORCHVISION[name]()
+    base = {n: t.clone() for n, t in model.state_dict().items()}
+    paths = (tmp_path / "teacher0.safetensors", tmp_path / "teacher1.safetensors")
+    for number, path in enumerate(paths):
+        save_file({n: t * (1 + 0.01 * number) if t.is_floating_point() else t for n, t in base.items()}, path)
+    out = tmp_path / "student.safetensors"
+    generator = save_untrained(tmp_path / "generator", norms=("batch", "layer", "none"))
+    ran = wfcli("fuse", tmp_path / "teacher*.safetensors", "--arch", name, "--generator", generator, "-o", out)
+    assert ran.code == 0
+    student = load_file(out)
+    model.load_state_dict(student, strict=True)
+    for key, tensor in base.items():
+        torch.testing.assert_close(
+            student[key], tensor * 1.005 if tensor.is_floating_point() else tensor, rtol=1e-4, atol=1e-6
+        )
+
+
+def test_a_net_of_another_kind_gets_the_soup_and_is_told_why(wfcli: Cli, tmp_path: Path) -> None:
+    arch = find_architecture("vit_tiny_cifar", {"width": 0.34})
+    torch.manual_seed(0)
+    base = build_model(arch, 10).state_dict()
+    for number in range(2):
+        save_file({n: t + 0.001 * number for n, t in base.items()}, tmp_path / f"t{number}.safetensors")
+    args = ("--arch", "vit_tiny_cifar", "--arch-arg", "width=0.34", "-o", tmp_path / "student.safetensors")
+    ran = wfcli("fuse", tmp_path / "t*.safetensors", *args)
+    assert ran.code == 0
+    assert "no generator fits, so the student is the soup" in " ".join(ran.stderr.split())
+
+
+def test_nan_and_inf_are_all_found_and_nothing_is_written(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path
+) -> None:
+    state = load_file(tiny_teachers.paths[0])
+    state["head.weight"][0, :3] = float("nan")
+    state["features.0.weight"][1] = float("inf")
+    save_file(state, tmp_path / "broken.safetensors")
+    out = tmp_path / "student.safetensors"
+    out.write_bytes(b"old")
+    ran = wfcli("fuse", tmp_path / "broken.safetensors", tiny_teachers.paths[1], *tiny_teachers.arch, "-o", out)
+    assert ran.code == 1
+    told = " ".join(ran.stderr.split())
+    assert "broken.safetensors: features.0.weight: got 27 of 216 numbers NaN or Inf" in told
+    assert "broken.safetensors: head.weight: got 3 of 640 numbers NaN or Inf" in told
+    assert "nothing was written" in told
+    assert out.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.safetensors", "student.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--method", "suop"), "unknown method 'suop'; did you mean soup?"),
+        (("--method", "soup", "--generator", "pretrained:universal"), "--generator goes with --method weightformer"),
+        (("--generator", "pretrained:univresal"), "univresal"),
+        (("--device", "cuda"), "--device cuda: PyTorch sees no CUDA device here"),
+        (("--data", "no/such/folder"), "no/such/folder"),
+    ],
+)
+def test_wrong_options(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path, extra: tuple[str, ...], message: str
+) -> None:
+    if "cuda" in extra and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "-o", tmp_path / "out.safetensors", *extra)
+    assert ran.code == 1
+    assert message in " ".join(ran.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_output_may_not_be_a_teacher(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    for path in tiny_teachers.paths:
+        shutil.copy(path, tmp_path)
+    out = tmp_path / tiny_teachers.paths[0].name
+    before = out.read_bytes()
+    ran = wfcli("fuse", tmp_path / "*.safetensors", *tiny_teachers.arch, "-o", out)
+    assert (ran.code, out.read_bytes()) == (1, before)
+    assert "it would be overwritten" in " ".join(ran.stderr.split())
+
+
+def specialised(folder: Path, paths: tuple[Path, ...], classes: tuple[str, ...]) -> Path:
+    """Write a specialised generator for the base of these teachers."""
+    arch = find_architecture("vgg11_bn_cifar", {"width": 0.125})
+    mean = soup_of(paths)
+    plan = plan_layers(build_model(arch, 10, device="meta"), head_keys(arch)[0].removesuffix(".weight"))
+    anchors = tuple(spec.weight for spec in plan.specs if spec.kind == "conv" and spec.weight is not None)
+    frame = Frame(arch.label, classes, {n: tuple(t.shape) for n, t in mean.items()}, anchors, "base")
+    generator = WeightFormer(WeightFormerConfig(preset="specialised", frame=frame, norms=("batch",)))
+    generator.fingerprint.copy_(fingerprint(mean, anchors))
+    save_generator(folder, generator, "# specialised\n")
+    return folder
+
+
+def test_a_specialised_generator_serves_its_own_base(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    generator = specialised(tmp_path / "mine", tiny_teachers.paths, tuple("0123456789"))
+    out = tmp_path / "student.safetensors"
+    ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--generator", generator, "-o", out)
+    assert ran.code == 0
+    assert (open_checkpoint(out).provenance or {})["method"] == "weightformer"
+
+
+def test_a_specialised_generator_refuses_another_base_and_other_classes(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path
+) -> None:
+    generator = specialised(tmp_path / "mine", tiny_teachers.paths, tuple("01234567"))
+    arch = find_architecture("vgg11_bn_cifar", {"width": 0.125})
+    torch.manual_seed(77)
+    stranger = build_model(arch, 10).state_dict()
+    for number in range(2):
+        save_file({n: t + number for n, t in stranger.items()}, tmp_path / f"t{number}.safetensors")
+    out = tmp_path / "student.safetensors"
+    ran = wfcli("fuse", tmp_path / "t*.safetensors", *tiny_teachers.arch, "--generator", generator, "-o", out)
+    told = " ".join(ran.stderr.split())
+    assert ran.code == 1
+    assert "generator mine: classes: got 10, expected 8" in told
+    assert "generator mine: base: the teachers are not fine-tunes of base" in told
+    assert not out.exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_and_cpu_give_the_same_student(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    generator = save_eager(tmp_path / "generator", norms=("batch",))
+    for device in ("cpu", "cuda"):
+        args = ("--generator", generator, "--device", device, "-o", tmp_path / f"{device}.safetensors")
+        assert wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, *args).code == 0
+    one, other = load_file(tmp_path / "cpu.safetensors"), load_file(tmp_path / "cuda.safetensors")
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6)

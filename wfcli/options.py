@@ -1,0 +1,248 @@
+"""The options of the command line: each is spelled once here and means the same in every command.
+
+Types, choices and plain ranges are checked here (exit 2), what depends on data or other options by the engine (exit 1).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+DATA = "Data"
+TRAINING = "Training"
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["keep", "float32", "bfloat16", "float16"]
+Preset = Literal["universal", "weightformer", "specialised"]
+Shares = Literal["same", "dirichlet", "disjoint"]
+
+SOURCE_HELP = "file, glob, folder or [cyan]hf:owner/name\\[@rev]\\[:file][/]"
+DATA_HELP = (
+    "Images: [cyan]digits[/], a folder of parquet files, a folder of images or a Hub dataset [cyan]owner/name[/]."
+)
+TEACHERS_HELP = f"Teachers: {SOURCE_HELP}; repeat for more."
+
+# Checkpoints -------------------------------------------------------------------------------------------------------
+
+CheckpointsArgument = Annotated[
+    list[str], typer.Argument(metavar="CKPT", help=f"Checkpoints: {SOURCE_HELP}.", show_default=False)
+]
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CKPT", help="The checkpoint to start from.", show_default=False)
+]
+TeachersOption = Annotated[list[str], typer.Option("--teachers", metavar="SRC", help=TEACHERS_HELP, show_default=False)]
+OptionalTeachersOption = Annotated[
+    list[str] | None, typer.Option("--teachers", metavar="SRC", help=TEACHERS_HELP, show_default=False)
+]
+OutputFile = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="The .safetensors file to write; one that is there is replaced.",
+        show_default=False,
+    ),
+]
+OutputFolder = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write to.", show_default=False)
+]
+WeightsOption = Annotated[
+    bool, typer.Option("--weights", help="Read the weights too: shared base or not, distances, non-finite values.")
+]
+
+# Architecture ------------------------------------------------------------------------------------------------------
+
+ArchitectureOption = Annotated[
+    str, typer.Option("--arch", metavar="A", help="Architecture: a timm or torchvision name.", show_default=False)
+]
+ArchitectureArgs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--arch-arg", metavar="K=V", help="Its argument, width=0.25 say; repeat for more.", show_default=False
+    ),
+]
+
+# Generator ---------------------------------------------------------------------------------------------------------
+
+MethodOption = Annotated[str, typer.Option("--method", metavar="M", help="Merge method: weightformer or soup.")]
+GeneratorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--generator",
+        metavar="SRC",
+        help="A folder, hf:owner/name or pretrained:NAME. [dim]\\[default: the universal one][/]",
+        show_default=False,
+    ),
+]
+ZooOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--zoo", metavar="DIR", help="A folder written by train-teachers; repeat for more.", show_default=False
+    ),
+]
+ZooTeachers = Annotated[
+    str | None,
+    typer.Option(
+        "--zoo-teachers",
+        metavar="LIST",
+        help="The teachers of each zoo to train on, by number: 0-9. [dim]\\[default: all][/]",
+        show_default=False,
+    ),
+]
+PresetOption = Annotated[
+    Preset, typer.Option("--preset", metavar="P", help="Kind: universal, weightformer or specialised.")
+]
+MaxTeachers = Annotated[int, typer.Option("--max-teachers", metavar="N", min=2, help="Most teachers in one step.")]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", metavar="D", help="The student's: keep, float32, bfloat16 or float16.")
+]
+
+# Data --------------------------------------------------------------------------------------------------------------
+
+DataOption = Annotated[
+    str, typer.Option("--data", metavar="D", help=DATA_HELP, rich_help_panel=DATA, show_default=False)
+]
+OptionalDataOption = Annotated[
+    str | None, typer.Option("--data", metavar="D", help=DATA_HELP, rich_help_panel=DATA, show_default=False)
+]
+SplitOption = Annotated[
+    str, typer.Option("--split", metavar="S", help="The split to evaluate on.", rich_help_panel=DATA)
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        help="The column of the labels where there are several: fine_label, say.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="LIST",
+        help="Only these classes, numbered anew in this order: 0-9,20.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+CalibrationImages = Annotated[
+    int,
+    typer.Option(
+        "--calibration-images",
+        metavar="N",
+        min=0,
+        help="Training images for the BatchNorm statistics.",
+        rich_help_panel=DATA,
+    ),
+]
+EvaluationBatch = Annotated[
+    int, typer.Option("--batch-size", metavar="N", min=1, help="Images per batch.", rich_help_panel=DATA)
+]
+SharesOption = Annotated[
+    Shares,
+    typer.Option(
+        "--shares",
+        metavar="KIND",
+        help="Images of a teacher: same (all), dirichlet (uneven in classes) or disjoint (own classes).",
+        rich_help_panel=DATA,
+    ),
+]
+ConcentrationOption = Annotated[
+    float,
+    typer.Option(
+        "--concentration", metavar="X", help="Of the dirichlet shares; smaller is more uneven.", rich_help_panel=DATA
+    ),
+]
+ImagesPerTeacher = Annotated[
+    int | None,
+    typer.Option(
+        "--images-per-teacher",
+        metavar="N",
+        min=1,
+        help="At most so many images in a share. [dim]\\[default: no limit][/]",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+
+# Training ----------------------------------------------------------------------------------------------------------
+
+CountOption = Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many teachers.", show_default=False)]
+InitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="CKPT",
+        help="The base all start from. [dim]\\[default: a random start each][/]",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
+]
+EpochsOption = Annotated[
+    float,
+    typer.Option("--epochs", metavar="E", min=0, help="Passes over a teacher's images.", rich_help_panel=TRAINING),
+]
+SameRecipe = Annotated[
+    bool, typer.Option("--same-recipe", help="One recipe for all instead of varied ones.", rich_help_panel=TRAINING)
+]
+StepsOption = Annotated[
+    int, typer.Option("--steps", metavar="N", min=1, help="Training steps.", rich_help_panel=TRAINING)
+]
+RequiredSteps = Annotated[
+    int,
+    typer.Option("--steps", metavar="N", min=1, help="Training steps.", rich_help_panel=TRAINING, show_default=False),
+]
+TrainingBatch = Annotated[
+    int, typer.Option("--batch-size", metavar="N", min=1, help="Images per step.", rich_help_panel=TRAINING)
+]
+LearningRate = Annotated[
+    float, typer.Option("--lr", metavar="X", min=0, help="Peak learning rate.", rich_help_panel=TRAINING)
+]
+DistillWeight = Annotated[
+    float,
+    typer.Option(
+        "--distill-weight", metavar="X", min=0, help="Weight of the KL to the ensemble.", rich_help_panel=TRAINING
+    ),
+]
+CrossEntropyWeight = Annotated[
+    float,
+    typer.Option("--ce-weight", metavar="X", min=0, help="Weight of the cross entropy.", rich_help_panel=TRAINING),
+]
+Temperature = Annotated[
+    float,
+    typer.Option("--temperature", metavar="X", help="Temperature of the distillation.", rich_help_panel=TRAINING),
+]
+Warmup = Annotated[
+    float,
+    typer.Option(
+        "--warmup", metavar="X", min=0, max=1, help="Share of the steps that warm up.", rich_help_panel=TRAINING
+    ),
+]
+WeightDecay = Annotated[
+    float, typer.Option("--weight-decay", metavar="X", min=0, help="Weight decay.", rich_help_panel=TRAINING)
+]
+ValidateEvery = Annotated[
+    int,
+    typer.Option(
+        "--validate-every",
+        metavar="N",
+        min=0,
+        help="Steps between validations; 0: ten in all.",
+        rich_help_panel=TRAINING,
+    ),
+]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on where an interrupted run stopped.", rich_help_panel=TRAINING)
+]
+
+# Everywhere --------------------------------------------------------------------------------------------------------
+
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of every random choice.")]
+DeviceOption = Annotated[Device, typer.Option("--device", metavar="DEV", help="auto, cpu or cuda.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]

@@ -1,0 +1,293 @@
+"""Results -> tables and JSON.
+
+Only result dataclasses are read; nothing is computed but the way to show it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from wfcli.units import count, duration, megabytes, percent, points
+
+if TYPE_CHECKING:
+    from wfcli.core.sources import Pretrained
+    from wfcli.engine.evaluate import Comparison, Row
+    from wfcli.engine.finetune import FinetuneResult
+    from wfcli.engine.fuse import FuseResult
+    from wfcli.engine.inspect import Entry, InspectResult, WeightsReport
+    from wfcli.engine.train_generator import TrainGeneratorResult
+    from wfcli.engine.train_teachers import TrainTeachersResult
+
+SECTIONS = (("teacher",), ("mean", "best", "ensemble", "soup", "calibrated_soup"))
+"""Kinds of rows that stand together; all other kinds make the last section."""
+
+
+# JSON --------------------------------------------------------------------------------------------------------------
+
+
+def as_json(result: object) -> str:
+    """Write a result as one JSON object: dataclass fields by name, paths as strings, what is not finite as null."""
+    return json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# Pieces ------------------------------------------------------------------------------------------------------------
+
+
+class _Table(Table):
+    """A first column to the left and folded, figures to the right and whole; close-set where it is narrow."""
+
+    def __init__(self, first: str, *figures: str) -> None:
+        super().__init__(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", border_style="dim")
+        self.add_column(first, overflow="fold")
+        for name in figures:
+            self.add_column(name, justify="right", no_wrap=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.padding = (0, 2 if options.max_width >= 100 else 0, 0, 0)
+        yield from super().__rich_console__(console, options)
+
+
+def _line(*parts: str | None, style: str = "") -> Text:
+    return Text(" · ".join(part for part in parts if part), style=style)
+
+
+def _name(file: str) -> Text:
+    return Text(file.removesuffix(".safetensors"))
+
+
+def _dim(text: str) -> Text:
+    return Text(text, style="dim")
+
+
+def _stack(*pieces: RenderableType | None) -> Group:
+    return Group(*(piece for piece in pieces if piece is not None))
+
+
+# Results -----------------------------------------------------------------------------------------------------------
+
+
+def compared(comparison: Comparison) -> RenderableType:
+    """Draw the table of `wfcli eval`."""
+    heading = _line(
+        comparison.architecture, f"{comparison.data}, {comparison.split} split", f"{comparison.images:,} images"
+    )
+    return _stack(heading, Text(), comparison_table(comparison), *_footnotes(comparison))
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Draw teachers, baselines and checkpoints in sections; the best figure of a column is bold."""
+    table = _Table("", "top-1 %", "95 %", "vs best", "NLL", "ECE %", "params", "size", "images/s")
+    rows = comparison.rows
+    names = {row.name for row in rows}
+    # Parameters and size hardly differ and speed is noisy: a bold figure there would say nothing.
+    highest = max((row.top1 for row in rows), default=0.0)
+    lowest_nll = min((row.nll for row in rows), default=0.0)
+    lowest_ece = min((row.ece for row in rows), default=0.0)
+    for section in _sections(rows):
+        for row in section:
+            low, high = row.top1_ci
+            table.add_row(
+                _row_name(row, names),
+                _best(percent(row.top1), row.top1 == highest),
+                _dim(f"{percent(low, 1)}–{percent(high, 1)}"),
+                _best("" if row.delta_best is None else points(row.delta_best), row.top1 == highest),
+                _best(f"{row.nll:.3f}", row.nll == lowest_nll),
+                _best(percent(row.ece, 1), row.ece == lowest_ece),
+                count(row.parameters),
+                megabytes(row.size),
+                f"{row.images_per_second:,.0f}",
+            )
+        table.add_section()
+    return table
+
+
+def _sections(rows: Iterable[Row]) -> list[list[Row]]:
+    sections: list[list[Row]] = [[] for _ in range(len(SECTIONS) + 1)]
+    for row in rows:
+        place = next((index for index, kinds in enumerate(SECTIONS) if row.kind in kinds), len(SECTIONS))
+        sections[place].append(row)
+    return [section for section in sections if section]
+
+
+def _row_name(row: Row, names: Container[str]) -> Text:
+    """Say what a row is in few letters; a suffix stays where another row has the name without it."""
+    if row.kind == "mean":
+        return Text("mean teacher")
+    short = _name(row.name)
+    if row.kind == "best":
+        return Text.assemble("best: ", short)
+    return Text(row.name) if short.plain in names else short
+
+
+def _best(text: str, is_best: bool) -> Text:
+    return Text(text, style="bold" if is_best else "")
+
+
+def _footnotes(comparison: Comparison) -> list[Text]:
+    notes = [_dim(f"{_name(row.name)}: {row.note}") for row in comparison.rows if row.note]
+    if comparison.best is not None:
+        notes.append(_dim(f"best teacher: {_name(comparison.best)}, chosen on the {comparison.best_chosen_on} split"))
+    return notes
+
+
+def fused(result: FuseResult) -> RenderableType:
+    """Draw where the student is, what made it, and the table where there was data."""
+    made = _line(
+        f"{result.method} of {len(result.teachers)} teachers",
+        result.generator and f"generator {result.generator} ({(result.generator_digest or '')[:12]})",
+        "BatchNorm calibrated" if result.calibrated else None,
+    )
+    table = [] if result.comparison is None else [Text(), compared(result.comparison)]
+    return _stack(
+        _written(result.output, result.digest, result.seconds),
+        made,
+        None if result.regime is None else Text(result.regime),
+        *table,
+    )
+
+
+def _written(path: Path, digest: str, seconds: float) -> Text:
+    return Text.assemble((str(path), "bold"), f" · sha256 {digest[:12]} · {duration(seconds)}")
+
+
+def finetuned(result: FinetuneResult) -> RenderableType:
+    """Draw where the student is and its accuracy on the validation split, step by step."""
+    table = _Table("step", "validation top-1 %")
+    for step, top1 in result.validation:
+        table.add_row(_best(f"{step:,}", step == result.best_step), _best(percent(top1), step == result.best_step))
+    speed = f"{result.images_seen / result.seconds:,.0f} images/s" if result.seconds else None
+    return _stack(
+        _written(result.output, result.digest, result.seconds),
+        _line(f"{result.steps:,} steps", f"best step {result.best_step:,}", f"{result.images_seen:,} images", speed),
+        Text(),
+        table,
+    )
+
+
+def teachers_trained(result: TrainTeachersResult) -> RenderableType:
+    """Draw the zoo: who saw how many images of how many classes, and the accuracy on the validation split."""
+    zoo = result.zoo
+    table = _Table("", "images", "classes", "lr", "epochs", "validation top-1 %")
+    for teacher in zoo["teachers"]:
+        seen = teacher["class_counts"]
+        recipe = teacher["recipe"]
+        table.add_row(
+            _name(teacher["file"]),
+            f"{sum(seen):,}",
+            str(sum(number > 0 for number in seen)),
+            f"{recipe['lr']:.3g}",
+            f"{recipe['epochs']:.3g}",
+            percent(teacher["top1"]),
+        )
+    arch = zoo["architecture"]
+    args = ", ".join(f"{name}={value}" for name, value in arch["args"].items())
+    base = "own random starts" if zoo["base"] is None else f"base {_name(zoo['base']['name'])}"
+    return _stack(
+        Text.assemble((str(result.folder), "bold"), f" · {duration(result.seconds)}"),
+        _line(
+            f"{arch['name']}({args})" if args else arch["name"],
+            zoo["data"]["source"],
+            f"shares {zoo['shares']['kind']}",
+            base,
+        ),
+        Text(),
+        table,
+    )
+
+
+def generator_trained(result: TrainGeneratorResult) -> RenderableType:
+    """Draw where the generator is and what it gained over the soup on held-out tasks."""
+    return _stack(
+        _written(result.folder, result.digest, result.seconds),
+        _line(
+            f"{count(result.parameters)} parameters",
+            f"{result.steps:,} steps, best {result.best_step:,}",
+            f"{points(result.gain)} points over the soup, held out",
+        ),
+    )
+
+
+def inspected(result: InspectResult) -> RenderableType:
+    """Draw one row a checkpoint, who made it, and what the weights say where they were read."""
+    table = _Table("", "architecture", "layout", "tensors", "params", "dtype", "classes", "size")
+    for entry in result.entries:
+        table.add_row(
+            _name(entry.name),
+            Text(entry.architecture or "unknown", style="" if entry.architecture else "dim"),
+            entry.layout or "",
+            f"{entry.tensors:,}",
+            count(entry.parameters),
+            " ".join(dtype for dtype in entry.dtypes if "F" in dtype),  # not the integer counters of BatchNorm
+            "" if entry.classes is None else f"{entry.classes:,}",
+            megabytes(entry.size),
+        )
+    made = [_made_by(entry) for entry in result.entries if entry.provenance]
+    pieces: list[RenderableType] = [table]
+    if made:
+        pieces += [Text(), *made]
+    if result.weights is not None:
+        pieces += [Text(), *_weights(result.entries, result.weights)]
+    return Group(*pieces)
+
+
+def _made_by(entry: Entry) -> Text:
+    made = entry.provenance or {}
+    sources = made.get("sources") or []
+    generator = made.get("generator") or {}
+    return Text.assemble(
+        _name(entry.name),
+        (": made by ", "dim"),
+        _line(
+            f"wfcli {made.get('wfcli', '')} {made.get('verb', '')}",
+            made.get("method"),
+            f"generator {generator['name']}" if generator.get("name") else None,
+            f"from {', '.join(str(source.get('name')) for source in sources)}" if sources else None,
+            f"seed {made['seed']}" if "seed" in made else None,
+        ),
+    )
+
+
+def _weights(entries: Sequence[Entry], weights: WeightsReport) -> list[RenderableType]:
+    pieces: list[RenderableType] = [Text(weights.sentence)]
+    if weights.cosines is not None and weights.distances is not None:
+        table = _Table("", "cosine to the mean", "distance from the mean")
+        for entry, cosine, distance in zip(entries, weights.cosines, weights.distances, strict=True):
+            table.add_row(_name(entry.name), f"{cosine:.3f}", f"{distance:.3f}")
+        pieces += [Text(), table]
+    bad = [f"{found.checkpoint}: {found.tensor}: {found.nan:,} NaN, {found.inf:,} Inf" for found in weights.non_finite]
+    return [*pieces, *(Text(line, style="red") for line in bad)]
+
+
+def listed(result: Mapping[str, Sequence[Pretrained]]) -> RenderableType:
+    """Draw the generators that come with wfcli."""
+    table = _Table("generator", "preset", "trained on")
+    for generator in result["pretrained"]:
+        config = generator.config
+        table.add_row(
+            Text(f"pretrained:{generator.name}"), str(config.get("preset", "")), ", ".join(config.get("trained_on", ()))
+        )
+    return table if table.rows else Text("no generator comes with this installation")

@@ -1,0 +1,142 @@
+"""The two streams: results go to stdout; warnings, errors and progress to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from wfcli.errors import WfError
+from wfcli.units import percent
+
+
+def write(result: RenderableType) -> None:
+    """Print a result to stdout: a string as it is, anything else drawn by rich."""
+    if isinstance(result, str):
+        _send(sys.stdout, result + "\n")
+    else:
+        _send(sys.stdout, _drawn(Console(file=sys.stdout, highlight=False), result))
+
+
+def print_error(error: WfError) -> None:
+    """Print every problem on a line of its own, then the hint, to stderr."""
+    _print_lines(*(_labelled("error", "bold red", problem) for problem in error.problems), *_hint(error.hint))
+
+
+def print_interrupted(hint: str | None = None) -> None:
+    """Say on stderr that the user stopped the command, and how to go on."""
+    _print_lines(Text("interrupted", style="bold"), *_hint(hint))
+
+
+def _hint(hint: str | None) -> list[Text]:
+    return [_labelled("hint", "bold cyan", hint)] if hint else []
+
+
+def _print_lines(*lines: Text) -> None:
+    _send(sys.stderr, _drawn(_stderr(), Text("\n").join(lines)))
+
+
+def _labelled(label: str, style: str, message: str) -> Text:
+    return Text.assemble((f"{label}:", style), " ", message)
+
+
+def _stderr() -> Console:
+    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+def _drawn(console: Console, what: RenderableType) -> str:
+    with console.capture() as capture:
+        console.print(what)
+    # rich pads the lines of a table to its full width
+    return "\n".join(line.rstrip() for line in capture.get().split("\n"))
+
+
+def _send(stream: TextIO, text: str) -> None:
+    """Write and flush. A reader that has gone (`wfcli ... | head`) has read what it wanted: no error."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        # Python flushes once more at exit; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class TerminalHooks:
+    """Warnings to stderr, each once; where that is a terminal, one bar with rate and time left."""
+
+    def __init__(self) -> None:
+        self._console = _stderr()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._warned: set[str] = set()
+
+    def __enter__(self) -> TerminalHooks:
+        if sys.stderr.isatty():
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("[dim]{task.fields[rate]}[/]"),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                TextColumn("[cyan]{task.fields[figures]}[/]"),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def progress(self, stage: str, done: int, total: int, **figures: float) -> None:
+        """Draw one bar, for the stage at work."""
+        if self._progress is None:
+            return
+        if self._task is None or stage != self._stage:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._stage = stage
+            self._task = self._progress.add_task(stage, total=total, rate="", figures="")
+        speed = self._progress.tasks[-1].speed
+        self._progress.update(
+            self._task,
+            completed=done,
+            total=total,
+            rate=f"{speed:.3g}/s" if speed else "",
+            figures="  ".join(f"{name.replace('_', ' ')} {_figure(name, value)}" for name, value in figures.items()),
+        )
+
+    def warn(self, message: str) -> None:
+        """Print a warning, unless it was printed before."""
+        if message not in self._warned:
+            self._warned.add(message)
+            text = _labelled("warning", "bold yellow", message)
+            if self._progress is not None:
+                self._progress.console.print(text)  # above the bar
+            else:
+                _send(sys.stderr, _drawn(self._console, text))
+
+
+def _figure(name: str, value: float) -> str:
+    if name.startswith("top1"):
+        return f"{percent(value, 1)} %"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
