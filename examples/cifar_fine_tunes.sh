@@ -5,7 +5,7 @@
 #   task-..    14 small zoos on ten of the classes 50-84 of CIFAR-100: what the universal generator learns from
 #   cifar10-split   10 teachers of CIFAR-10, each with its own Dirichlet-0.3 share: only for testing
 #   cifar10-same    20 teachers that saw all images, recipes varied: 0-9 train the specialised generator, 10-19 test it
-#   table      students, baselines and controls on the 10,000 test images, K = 3 and 6, five subsets of teachers
+#   tables     students, baselines and controls on the 10,000 test images, K = 3 and 6, five subsets of teachers
 #
 # At most an hour on two cores. A stage is skipped when its output is there; an interrupted one goes on.
 # Usage: examples/cifar_fine_tunes.sh [WORK_FOLDER]     (default runs/cifar_fine_tunes; DATA=../shared/data)
@@ -62,15 +62,19 @@ TASKS
 universal() {
     for seed in 0 1 2; do
         stage "$RUNS/universal-$seed/model.safetensors" wfcli train-generator $(printf -- '--zoo %s ' "$RUNS"/task-*) \
-            --preset universal --steps 1500 --seed $seed --resume -o "$RUNS/universal-$seed"
+            --preset universal --steps 800 --seed $seed --resume -o "$RUNS/universal-$seed"
     done
 }
 
-specialised() { # SEEDS...
-    for seed in "$@"; do
+specialised() {
+    for seed in 0 1 2; do
         stage "$RUNS/specialised-$seed/model.safetensors" wfcli train-generator --zoo "$RUNS/cifar10-same" --zoo-teachers 0-9 \
-            --preset specialised --steps 1000 --seed "$seed" --resume -o "$RUNS/specialised-$seed"
+            --preset specialised --steps 600 --seed $seed --resume -o "$RUNS/specialised-$seed"
     done
+}
+
+tables() { # KNOWLEDGE
+    stage "$RUNS/$1.json" python examples/cifar_table.py --runs "$RUNS" --data "$DATA/cifar10" --knowledge "$1" --output "$RUNS/$1.json"
 }
 
 stage "$BASE" train "${C100[@]}" --classes 0-49 --count 1 --same-recipe --epochs 30 --lr 0.1 -o "$RUNS/base"
@@ -78,27 +82,24 @@ stage "$BASE" train "${C100[@]}" --classes 0-49 --count 1 --same-recipe --epochs
 # Two lanes of one thread each use two cores better than one job with two threads.
 export OMP_NUM_THREADS=1
 (
-    stage "$RUNS/cifar10-same/zoo.json" train "${C10[@]}" --count 20 --init "$BASE" --epochs 3 --seed 200 -o "$RUNS/cifar10-same"
-    specialised 0 1
+    stage "$RUNS/cifar10-same/zoo.json" train "${C10[@]}" --count 20 --init "$BASE" --epochs 2 --seed 200 -o "$RUNS/cifar10-same"
+    specialised
+    tables same
 ) &
 lane=$!
 tasks
 stage "$RUNS/cifar10-split/zoo.json" train "${C10[@]}" --count 10 --init "$BASE" --epochs 8 --seed 100 \
     --shares dirichlet --concentration 0.3 -o "$RUNS/cifar10-split"
 universal
+tables split
 wait "$lane"
 unset OMP_NUM_THREADS
-specialised 2
 
 # The commands a user would type, on the first three silo teachers.
-SILOS=("$RUNS"/cifar10-split/teacher-0[0-2].safetensors)
-stage "$RUNS/student.safetensors" wfcli fuse "${SILOS[@]}" "${NET[@]}" "${C10[@]}" --generator "$RUNS/universal-0" \
-    -o "$RUNS/student.safetensors"
-stage "$RUNS/tuned.safetensors" wfcli finetune "$RUNS/student.safetensors" --teachers "$RUNS/cifar10-split/teacher-0[0-2].safetensors" \
-    "${NET[@]}" "${C10[@]}" --steps 100 -o "$RUNS/tuned.safetensors"
-wfcli eval "$RUNS/student.safetensors" "$RUNS/tuned.safetensors" --teachers "$RUNS/cifar10-split/teacher-0[0-2].safetensors" \
-    "${NET[@]}" "${C10[@]}"
-
-stage "$RUNS/table.json" python examples/cifar_table.py --runs "$RUNS" --data "$DATA/cifar10" --output "$RUNS/table.json"
-cat "$RUNS/table.md"
-awk '{ sum += $2 } END { printf "%d stages, %.1f minutes of stages (two at a time in the middle)\n", NR, sum / 60 }' "$RUNS/seconds.txt"
+SILOS="$RUNS/cifar10-split/teacher-0[0-2].safetensors"
+stage "$RUNS/student.safetensors" wfcli fuse "$SILOS" "${NET[@]}" "${C10[@]}" --generator "$RUNS/universal-0" -o "$RUNS/student.safetensors"
+stage "$RUNS/tuned.safetensors" wfcli finetune "$RUNS/student.safetensors" --teachers "$SILOS" "${NET[@]}" "${C10[@]}" --steps 100 \
+    -o "$RUNS/tuned.safetensors"
+wfcli eval "$RUNS/student.safetensors" "$RUNS/tuned.safetensors" --teachers "$SILOS" "${NET[@]}" "${C10[@]}"
+cat "$RUNS/split.md" "$RUNS/same.md"
+awk '{ sum += $2 } END { printf "%d stages, %.1f minutes in all (two stages at a time but for the first and the last)\n", NR, sum / 60 }' "$RUNS/seconds.txt"

@@ -1,7 +1,7 @@
-"""The comparison of examples/cifar_fine_tunes.sh: students, baselines and controls over subsets of teachers the generators never saw.
+"""The comparison of examples/cifar_fine_tunes.sh: students, baselines and controls, on teachers no generator has seen.
 
-Writes one JSON file with every number and a Markdown table beside it. Data are decoded once and teachers answer once, so it is a
-script and not a hundred calls of `wfcli eval`; the steps are those of `wfcli fuse` and `wfcli finetune`.
+Writes one JSON file with every number and a Markdown table beside it. Data are decoded once and teachers answer once,
+so it is a script and not a hundred calls of `wfcli eval`; the steps are those of `wfcli fuse` and `wfcli finetune`.
 
 T teachers of a subset, B images, C classes.
 """
@@ -44,6 +44,8 @@ from wfcli.engine.provenance import made_by
 
 RATES = (0.003, 0.01, 0.03)
 BATCH = 256
+# Knowledge of the teachers -> their zoo, which of them no generator saw, and the generators to test.
+TESTS = {"split": ("cifar10-split", range(10), "universal"), "same": ("cifar10-same", range(10, 20), "specialised")}
 State = dict[str, Tensor]
 
 
@@ -66,31 +68,35 @@ class Bench:
 
 
 def main() -> None:
-    """Make the table."""
+    """Make the tables of one kind of knowledge."""
     options = parse()
     started = time.perf_counter()
+    zoo, held, preset = TESTS[options.knowledge]
+    bench = open_bench(options, options.runs / zoo, held)
+    generators = [load_generator(folder, folder.name)[0] for folder in sorted(options.runs.glob(f"{preset}-*"))]
+    tables: dict[str, dict[str, list[float]]] = {}
+    for count in options.counts:
+        title = f"{options.knowledge} data, K = {count}"
+        tables[title] = table(bench, generators, count, options)
+        print(markdown(title, tables[title]), flush=True)
     result = {
-        **made_by("cifar_table", read_zoo(options.runs / "cifar10-split").architecture, 0),
+        **made_by("cifar_table", bench.zoo.architecture, 0),
         "date": date.today().isoformat(),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "distillation_steps": options.steps,
         "distillation_images": options.steps * BATCH,
-        "tables": {},
+        "seconds": round(time.perf_counter() - started),
+        "tables": tables,
     }
-    for knowledge, zoo, held, folders in (
-        ("split", "cifar10-split", range(10), sorted(options.runs.glob("universal-*"))),
-        ("same", "cifar10-same", range(10, 20), sorted(options.runs.glob("specialised-*"))),
-    ):
-        bench = open_bench(options, options.runs / zoo, list(held))
-        generators = [load_generator(folder, folder.name)[0] for folder in folders]
-        for count in options.counts:
-            rows = table(bench, generators, count, options)
-            result["tables"][f"{knowledge}, K = {count}"] = rows
-            print(markdown(f"{knowledge}, K = {count}", rows), flush=True)
-    result["seconds"] = round(time.perf_counter() - started)
     options.output.write_text(json.dumps(result, indent=1) + "\n")
-    texts = [markdown(title, rows) for title, rows in result["tables"].items()]
-    options.output.with_suffix(".md").write_text("\n".join(texts))
+    options.output.with_suffix(".md").write_text("\n".join(markdown(title, rows) for title, rows in tables.items()))
+
+
+def machine() -> str:
+    """Name the processor."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
 
 
 def parse() -> argparse.Namespace:
@@ -99,13 +105,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="the CIFAR-10 folder")
     parser.add_argument("--output", type=Path, required=True, help="JSON; a .md goes beside it")
+    parser.add_argument("--knowledge", choices=list(TESTS), required=True, help="what the teachers know")
     parser.add_argument("--subsets", type=int, default=5)
     parser.add_argument("--counts", type=int, nargs="+", default=[3, 6])
     parser.add_argument("--steps", type=int, default=100, help="of distillation, 256 images each")
     return parser.parse_args()
 
 
-def open_bench(options: argparse.Namespace, folder: Path, held: list[int]) -> Bench:
+def open_bench(options: argparse.Namespace, folder: Path, held: Sequence[int]) -> Bench:
     """Read the held-out teachers and all images; the teachers answer test, validation and distillation images once."""
     zoo = read_zoo(folder)
     data = DataSpec(str(options.data))
@@ -157,8 +164,11 @@ def calibrated(bench: Bench, state: Mapping[str, Tensor]) -> State:
 
 
 def fused(bench: Bench, generator: WeightFormer, states: Sequence[State], destroyed: bool = False) -> State:
-    """Return the generator's student; `destroyed` lets it see the teachers with the rows of every layer shuffled, each teacher's on its
-    own, while it mixes the true ones: what is left is what it would do without looking."""
+    """Return the generator's student.
+
+    With `destroyed` it sees the teachers with the rows of every layer shuffled, each teacher's on its own, while it
+    mixes the true ones: what is left is what it would do without looking.
+    """
     plan = plan_layers(bench.model, bench.head[0].removesuffix(".weight"))
     with torch.no_grad():
         if not destroyed:
@@ -182,14 +192,14 @@ def fused(bench: Bench, generator: WeightFormer, states: Sequence[State], destro
 def prior_alone(generator: WeightFormer) -> WeightFormer:
     """Return a copy whose mixing is the soup's: only its prior is left."""
     alone = copy.deepcopy(generator)
-    for layer in (alone.logits, alone.scales):
+    for layer in (alone.logits, alone.scales, alone.centres):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     return alone
 
 
 def distilled(bench: Bench, start: Mapping[str, Tensor], index: Sequence[int], rate: float) -> State:
-    """Take the steps of `wfcli finetune` from `start` with the ensemble of the teachers in `index`; return where they end."""
+    """Take the steps of `wfcli finetune` from `start`, distilling the teachers in `index`; return where they end."""
     options = FinetuneConfig("", (), bench.zoo.architecture, bench.zoo.data, len(bench.batches), Path())
     model = load(bench, start)
     optimiser = make_optimiser(model, options.weight_decay)
@@ -215,7 +225,10 @@ def top1(bench: Bench, state: Mapping[str, Tensor], images: Images) -> float:
 
 
 def greedy_soup(bench: Bench, index: Sequence[int]) -> State:
-    """Add teachers from the best down while validation (calibrated) does not fall (Wortsman et al. 2022, 2203.05482, recipe 1)."""
+    """Add teachers from the best down while validation (calibrated) does not fall.
+
+    Wortsman et al. 2022 (arXiv 2203.05482), recipe 1.
+    """
     labels = bench.validation.labels
     order = sorted(index, key=lambda i: -score(bench.validation_log_probs[i], labels).top1)
     kept = [order[0]]

@@ -1,7 +1,8 @@
-"""The strongest simple rules we know for averaging fine-tunes by their weights alone: what a learned generator has to beat.
+"""The strongest simple rules we know for averaging fine-tunes by their weights: what a learned generator has to beat.
 
-T teachers, N channels, C classes. All take state dicts (name -> tensor, timm's names) and give one; head is ("head.weight", "head.bias").
-Integer tensors are taken as in the soup; so are the running statistics (recalibrate afterwards).
+T teachers, N channels, C classes. All take state dicts (name -> tensor, timm's names) and give one; head is
+("head.weight", "head.bias"). Integer tensors are taken as in the soup; so are the running statistics (recalibrate
+afterwards).
 """
 
 from __future__ import annotations
@@ -60,9 +61,10 @@ def head_by_norm(states: Sequence[State], head: tuple[str, str], power: float = 
 
 
 def head_seen_centred(states: Sequence[State], head: tuple[str, str]) -> dict[str, Tensor]:
-    """The soup, but the head's rows of each teacher centred on the classes it saw, and averaged over the teachers that saw them.
+    """The soup, but each teacher's head rows centred on the classes it saw, and averaged over those that saw the class.
 
-    A teacher is taken to have seen the classes whose bias lies above its mean bias; a class nobody saw is averaged over all.
+    A teacher is taken to have seen the classes whose bias lies above its mean bias; a class that nobody saw is averaged
+    over all.
     """
     student = soup([dict(s) for s in states])
     rows = torch.stack([s[head[0]] for s in states])  # [T, C, N]

@@ -1,7 +1,8 @@
 """Make the weights of the digits demo: one base, and four fine-tunes of it that each saw their own share of the digits.
 
-The base never sees a label: it learns to tell by how many quarter turns an image was rotated (Gidaris et al. 2018, arXiv 1803.07728).
-Writes examples/digits/teacher-00 to -03.safetensors, zoo.json and base/base.safetensors. About ten seconds on two cores.
+The base never sees a label: it learns to tell by how many quarter turns an image was rotated (Gidaris et al. 2018,
+arXiv 1803.07728). Writes examples/digits/teacher-00 to -03.safetensors, zoo.json and base/base.safetensors, in about
+ten seconds on two cores.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads only cost
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -70,3 +70,31 @@ def tiny_teachers(tmp_path_factory: pytest.TempPathFactory) -> TinyTeachers:
             paths.append(folder / f"teacher-{index:02d}.safetensors")
             save_state(paths[-1], noisy, {"verb": "test"})
     return TinyTeachers(folder, tuple(paths), ("--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125"))
+
+
+@pytest.fixture(scope="session")
+def digits_zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a zoo whose soup falls short: five fine-tunes of one base, each on two digits of its own. Not to change."""
+    pytest.importorskip("sklearn")
+    from wfcli.core.architectures import find_architecture
+    from wfcli.core.data import DataSpec
+    from wfcli.engine.train_teachers import TrainTeachersConfig, train_teachers
+
+    root = tmp_path_factory.mktemp("zoos")
+    base = TrainTeachersConfig(
+        architecture=find_architecture("vgg11_bn_cifar", {"width": 0.125}),
+        data=DataSpec("digits"),
+        count=1,
+        output=root / "base",
+        epochs=3,
+        lr=0.1,
+        batch_size=64,
+        same_recipe=True,
+        device="cpu",
+    )
+    train_teachers(base)
+    init = str(root / "base" / "teacher-00.safetensors")
+    train_teachers(
+        replace(base, count=5, output=root / "zoo", init=init, shares="disjoint", epochs=2, lr=0.02, batch_size=32)
+    )
+    return root / "zoo"

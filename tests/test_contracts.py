@@ -9,17 +9,30 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from wfcli.core.architectures import find_architecture, key_layout
+from wfcli.core.checkpoint import save_state, torch_dtype
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wfcli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-COMMAND_LINE = {"wfcli.cli", "wfcli.options", "wfcli.report", "wfcli.terminal", "wfcli.units", "typer", "rich"}
+COMMAND_LINE = {
+    "wfcli.cli",
+    "wfcli.commands",
+    "wfcli.options",
+    "wfcli.report",
+    "wfcli.terminal",
+    "wfcli.units",
+    "typer",
+    "rich",
+}
 HEAVY = ("torch", "timm", "torchvision", "datasets", "torchmetrics", "scipy", "sklearn", "numpy", "huggingface_hub")
 
 # Who may import what touches the outside world, or is heavy: one place to look when a library changes.
 ONLY_USERS = {
-    "typer": {"cli", "options"},
-    "rich": {"cli", "report", "terminal"},
+    "typer": {"cli", "commands", "options"},
+    "rich": {"commands", "report", "terminal"},
     "datasets": {"core/data_sources", "core/tables"},
     "huggingface_hub": {"core/data_sources", "core/generator", "core/hub", "core/tables"},
     "safetensors": {"core/checkpoint"},
@@ -62,7 +75,7 @@ def test_imports_go_one_way(path: Path) -> None:
     elif _module(path) == "errors":
         forbidden = {"wfcli"}
     elif _module(path) in ("report", "options", "terminal", "units"):
-        forbidden = {"wfcli.cli"}
+        forbidden = {"wfcli.cli", "wfcli.commands"}
     assert not _reaches(_imports(path), forbidden)
 
 
@@ -92,6 +105,27 @@ def test_help_loads_nothing_heavy(args: list[str]) -> None:
 @pytest.mark.parametrize("module", ["wfcli.errors", "wfcli.core.sources"])
 def test_names_are_resolved_without_torch(module: str) -> None:
     assert "torch" not in _loaded(f"import {module}")
+
+
+def _fuse(folder: Path, *teachers: Path) -> str:
+    args = [*map(str, teachers), "--arch", "resnet18", "--method", "soup", "-o", str(folder / "out.safetensors")]
+    return f"from wfcli.cli import app\napp(['fuse', *{args!r}], prog_name='wfcli', standalone_mode=False)"
+
+
+def test_what_is_wrong_with_headers_is_told_without_torch(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_state(tmp_path / f"{name}.safetensors", {"x": torch.zeros(2)}, {"name": name})
+    (tmp_path / "c.safetensors").write_bytes(b"12")
+    assert _loaded(_fuse(tmp_path, *tmp_path.iterdir())) == set()
+
+
+def test_a_soup_loads_torch_alone(tmp_path: Path) -> None:
+    specs = key_layout(find_architecture("resnet18"), 3)
+    state = {key: torch.zeros(spec.shape, dtype=torch_dtype(spec.dtype)) for key, spec in specs.items()}
+    for name in ("a", "b"):
+        save_state(tmp_path / f"{name}.safetensors", state, {"name": name})
+    assert _loaded(_fuse(tmp_path, *tmp_path.iterdir())) == {"torch", "numpy"}  # numpy comes with torch
+    assert (tmp_path / "out.safetensors").exists()
 
 
 def _committed_files() -> list[Path]:

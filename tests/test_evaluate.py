@@ -303,9 +303,29 @@ def test_no_calibration_images_leave_the_calibrated_soup_out(config: EvaluateCon
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_net_is_marked(config: EvaluateConfig, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_all_listed(
+    config: EvaluateConfig, tiny_teachers: TinyTeachers, tmp_path: Path
+) -> None:
+    broken = []
+    for number, name in enumerate(("features.0.weight", "features.1.running_var")):
+        state = states(tiny_teachers)[number]
+        state[name].view(-1)[:2] = torch.tensor([math.nan, math.inf])
+        broken.append(tmp_path / f"broken-{number}.safetensors")
+        save_state(broken[-1], state, {"verb": "test"})
+    teachers = (*config.teachers, str(broken[0]))
+    with pytest.raises(CheckpointError, match="leave these checkpoints out") as error:
+        evaluate(replace(config, checkpoints=(str(broken[1]),), teachers=teachers))
+    assert error.value.problems == (
+        "broken-0.safetensors: features.0.weight: got 2 of 216 numbers NaN or Inf",
+        "broken-1.safetensors: features.1.running_var: got 2 of 8 numbers NaN or Inf",
+    )
+
+
+def test_a_net_whose_numbers_overflow_is_marked(
+    config: EvaluateConfig, tiny_teachers: TinyTeachers, tmp_path: Path
+) -> None:
     state = states(tiny_teachers)[0]
-    state["features.0.weight"][0, 0, 0, 0] = math.nan
+    state["head.weight"].fill_(3e38)
     save_state(tmp_path / "broken.safetensors", state, {"verb": "test"})
     hooks = Listener()
     (row,) = evaluate(replace(config, checkpoints=(str(tmp_path / "broken.safetensors"),), teachers=()), hooks).rows
@@ -399,9 +419,15 @@ def test_a_glob_that_the_shell_expanded(
 
 
 def test_a_zoo_in_the_folder_tells_a_glob_too(config: EvaluateConfig, tmp_path: Path) -> None:
-    teacher, other, _ = names_in(tmp_path / "zoo", "adam.safetensors", "bert.safetensors", "zoo.json")
-    with pytest.raises(CheckpointError, match="the shell had expanded the glob"):
+    teacher, other, student = names_in(tmp_path / "zoo", "adam.safetensors", "bert.safetensors", "student.safetensors")
+    files = [{"file": "adam.safetensors"}, {"file": "bert.safetensors"}]
+    (tmp_path / "zoo" / "zoo.json").write_text(json.dumps({"teachers": files}))
+    with pytest.raises(CheckpointError, match="bert.safetensors beside it .* the shell had expanded the glob"):
         evaluate(replace(config, checkpoints=(other,), teachers=(teacher,)))
+    with pytest.raises(WfError) as error:  # a student in the folder of its teachers is no such sign
+        evaluate(replace(config, checkpoints=(student,), teachers=(teacher,)))
+    assert "expected at least 2 teachers, got only 1: adam.safetensors" in str(error.value)
+    assert "expanded" not in str(error.value)
 
 
 def test_one_teacher_alone_is_told_otherwise(

@@ -180,7 +180,8 @@ def test_bad_options_are_all_told_at_once(zoo: Path, tmp_path: Path) -> None:
 
 def test_a_head_with_other_classes_than_the_data_is_an_error_for_each_file(zoo: Path, tmp_path: Path) -> None:
     config = options(zoo, tmp_path / "s.safetensors", data=DataSpec("digits", classes="0-4"))
-    with pytest.raises(DataError, match=r"soup\.safetensors: the head has 10 classes, the data has 5") as caught:
+    expected = r"soup\.safetensors: its head has 10 classes, the data digits \(classes 0-4\) has 5"
+    with pytest.raises(DataError, match=expected) as caught:
         finetune(config)
     assert len(caught.value.problems) == 4
     assert caught.value.hint is not None
@@ -207,9 +208,27 @@ def test_the_start_and_the_teachers_are_not_overwritten(zoo: Path) -> None:
         assert path.read_bytes() == before
 
 
-def test_an_unwritable_output_is_found_before_anything_else(zoo: Path, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="its folder does not exist"):
-        finetune(options(zoo, tmp_path / "missing" / "s.safetensors", checkpoint="gone.safetensors"))
+def test_all_that_is_wrong_comes_at_once_with_its_own_hint(zoo: Path, tmp_path: Path) -> None:
+    with pytest.raises(WfError) as caught:
+        finetune(
+            options(
+                zoo,
+                tmp_path / "missing" / "s.safetensors",
+                lr=0,
+                checkpoint="gone.safetensors",
+                data=DataSpec("nowhere"),
+            )
+        )
+    told = str(caught.value).splitlines()
+    assert [line for line in told if not line.startswith("hint: ")] == [
+        "--lr: got 0, expected more than 0",
+        f"{tmp_path}/missing/s.safetensors: its folder does not exist",
+        "gone.safetensors: no such checkpoint file",
+        "data nowhere: no such folder",
+    ]
+    assert told[1] == "hint: see wfcli finetune --help"
+    assert told[3] == f"hint: create it first: mkdir -p {tmp_path}/missing"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_broken_weights_are_all_named_and_nothing_is_written(zoo: Path, tmp_path: Path) -> None:
@@ -217,11 +236,17 @@ def test_broken_weights_are_all_named_and_nothing_is_written(zoo: Path, tmp_path
     for key in ("head.bias", "features.0.weight"):
         state[key].view(-1)[0] = float("inf")
     save_state(tmp_path / "broken.safetensors", state, {})
+    state["head.bias"].zero_()
+    save_state(tmp_path / "broken-too.safetensors", state, {})
     config = options(zoo, tmp_path / "s.safetensors", checkpoint=str(tmp_path / "broken.safetensors"))
-    with pytest.raises(CheckpointError, match=r"broken\.safetensors: head\.bias: not all values are finite") as caught:
-        finetune(config)
-    assert len(caught.value.problems) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["broken.safetensors"]
+    with pytest.raises(CheckpointError, match="nothing was written") as caught:
+        finetune(dataclasses.replace(config, teachers=(*config.teachers, str(tmp_path / "broken-too.safetensors"))))
+    assert sorted(caught.value.problems) == [
+        "broken-too.safetensors: features.0.weight: got 1 of 216 numbers NaN or Inf",
+        "broken.safetensors: features.0.weight: got 1 of 216 numbers NaN or Inf",
+        "broken.safetensors: head.bias: got 1 of 10 numbers NaN or Inf",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken-too.safetensors", "broken.safetensors"]
 
 
 def test_a_loss_that_explodes_is_an_error_with_a_hint(zoo: Path, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_the_output_may_not_be_a_teacher(wfcli: Cli, tiny_teachers: TinyTeachers
     before = out.read_bytes()
     ran = wfcli("fuse", tmp_path / "*.safetensors", *tiny_teachers.arch, "-o", out)
     assert (ran.code, out.read_bytes()) == (1, before)
-    assert "it would be overwritten" in " ".join(ran.stderr.split())
+    assert "which would be overwritten" in " ".join(ran.stderr.split())
 
 
 def specialised(folder: Path, paths: tuple[Path, ...], classes: tuple[str, ...]) -> Path:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wfcli.core.generator import Frame, WeightFormer, WeightFormerConfig, config_from_dict, fingerprint
+from wfcli.core.generator import Frame, WeightFormer, WeightFormerConfig, _mix, config_from_dict, fingerprint
 from wfcli.core.generator_files import load_generator, save_generator
 from wfcli.core.methods import soup
+from wfcli.core.pieces import PIECE
 from wfcli.core.plan import LayerPlan, plan_layers
 from wfcli.errors import GeneratorError
 
@@ -53,7 +54,7 @@ def trained(preset: str = "universal", seed: int = 1, **options: object) -> Weig
     torch.manual_seed(seed)
     generator = WeightFormer(WeightFormerConfig(preset=preset, **options))  # type: ignore[arg-type]
     with torch.no_grad():
-        for layer in (generator.logits, generator.scales):
+        for layer in (generator.logits, generator.scales, generator.centres):
             layer.weight.normal_(0, 0.5)
             layer.bias.normal_(0, 0.5)
         for parameter in [*generator.decode_rows.parameters(), *generator.prior.parameters()]:
@@ -160,6 +161,18 @@ def test_a_fingerprint_tells_bases_apart() -> None:
     one, other, stranger = (fingerprint(s, anchors) for s in (*fine_tunes(2, 0.02), fine_tunes(1, seed=9)[0]))
     assert (one * other).sum(1).mean() > 0.8
     assert (one * stranger).sum(1).mean() < 0.5
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_a_layer_is_mixed_alike_at_once_and_in_pieces(columns: bool) -> None:
+    draw = torch.Generator().manual_seed(5)
+    weight = torch.randn(3, 7, 6, PIECE // 60, generator=draw)
+    row = torch.randn(3, 7, generator=draw)
+    column = torch.randn(3, 6, generator=draw) if columns else None
+    scale = torch.rand(7, generator=draw)
+    at_once = _mix(weight, row.clone().requires_grad_(), column, scale)
+    assert at_once.requires_grad
+    torch.testing.assert_close(_mix(weight, row, column, scale), at_once.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_generator_needs_two_teachers(plan: LayerPlan) -> None:

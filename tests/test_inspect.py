@@ -17,7 +17,7 @@ from torch import Tensor
 from wfcli.core.architectures import build_model, find_architecture, key_layout
 from wfcli.core.checkpoint import save_state
 from wfcli.engine.inspect import InspectConfig, InspectResult, NonFinite, inspect
-from wfcli.errors import CheckpointError, SourceError
+from wfcli.errors import SourceError, WfError
 
 VGG_BN = find_architecture("vgg11_bn_cifar", {"width": 0.125})
 PROVENANCE = {
@@ -190,7 +190,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
 
 def test_all_that_cannot_be_read_comes_at_once(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(b"123")
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(WfError) as caught:
         look(
             tmp_path / "no.safetensors", tmp_path / "cut.safetensors", write(tmp_path / "a.safetensors", make_state(0))
         )

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wfcli.core.pieces import PIECE
 from wfcli.core.regime import LEAST_EXCESS, Regime, regime
 
 State = dict[str, Tensor]
@@ -63,6 +64,17 @@ def test_order_and_names_of_teachers_do_not_matter() -> None:
     two = regime(teachers[::-1], list(teachers[0])[::-1])
     assert two.cosines == pytest.approx(one.cosines[::-1], abs=1e-6)
     assert two.distances == pytest.approx(one.distances[::-1], rel=1e-5)
+
+
+def test_a_layer_too_large_for_one_piece_counts_as_one_layer() -> None:
+    draw = torch.Generator().manual_seed(2)
+    base = torch.randn(5, PIECE // 2 + 1, generator=draw)
+    layers = [base + 1e-3 * torch.randn(base.shape, generator=draw) for _ in range(3)]
+    found = regime([{"w": layer} for layer in layers], ["w"])
+    rows = torch.stack(layers).flatten(1).double()
+    mean = rows.mean(0)
+    assert found.cosines == pytest.approx(torch.cosine_similarity(rows, mean[None]).tolist(), abs=1e-6)
+    assert found.distances == pytest.approx(((rows - mean).norm(dim=1) / mean.norm()).tolist(), rel=1e-4)
 
 
 def test_one_stranger_is_found_and_named() -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,10 @@ def test_inspect_with_weights() -> None:
     weights = WeightsReport(None, None, None, "not compared", (NonFinite("a.safetensors", "w", 2, 1000),))
     drawn = _drawn(report.inspected(InspectResult(entries, weights)), 100)
     assert "unknown" in drawn
-    assert re.search(r"s +resnet18 +timm +122 +12 M +BF16 +1,000 +47 MB", drawn)
+    assert re.search(r"s +resnet18 +122 +12 M +BF16 +1,000 +47 MB", drawn)
+    foreign = replace(entries[1], layout="torchvision")
+    drawn_too = _drawn(report.inspected(InspectResult((*entries, foreign), None)), 100)
+    assert re.search(r"s +resnet18 +timm +122 .*\n *s +resnet18 +torchvision +122 ", drawn_too)
     assert "s: made by wfcli 0.1.0 fuse · soup · from a.safetensors · seed 3" in drawn
     assert "a.safetensors: w: 2 NaN, 1,000 Inf" in drawn
 

@@ -335,11 +335,13 @@ def test_what_the_hub_does_not_have(hub: HubServer, text: str, message: str) -> 
 def test_all_problems_of_the_hub_come_at_once(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         resolve_sources(["hf:me/no", str(tmp_path / "x.pt"), "hf:me/nor"])
+    # Those of one hint stand together.
     assert [problem.split(": ")[0] for problem in caught.value.problems] == [
         "hf:me/no",
-        str(tmp_path / "x.pt"),
         "hf:me/nor",
+        str(tmp_path / "x.pt"),
     ]
+    assert str(caught.value).count("hint: ") == 2
 
 
 @pytest.mark.parametrize("status", [None, 503, 401])

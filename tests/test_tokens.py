@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from wfcli.core.pieces import PIECE
 from wfcli.core.plan import LayerSpec
 from wfcli.core.tokens import NUM_STATISTICS, from_tokens, layer_deviation, row_products, statistics, to_tokens
 
@@ -82,3 +83,21 @@ def test_a_teacher_that_learned_one_channel_stands_out_there() -> None:
     against_own_rows = stats(states)[:, :, 2]  # deviation against the teacher's other rows
     assert against_own_rows[1].argmax() == 2
     assert against_own_rows[1, 2] > against_own_rows[1].median() + 1
+
+
+@pytest.mark.parametrize("spread", [1e-4, 0.3])
+def test_a_layer_too_large_for_one_piece_has_the_products_of_its_definition(spread: float) -> None:
+    draw = torch.Generator().manual_seed(1)
+    base = torch.randn(9, PIECE // 10, generator=draw)
+    states = [{"w": (base + spread * torch.randn(base.shape, generator=draw)).bfloat16()} for _ in range(3)]
+    tokens = to_tokens(LayerSpec("fc", "linear", 9, "w"), states)
+    assert tokens.weight is not None
+    assert torch.equal(tokens.weight, torch.stack([state["w"].float() for state in states]))
+    products = row_products(tokens)
+    rows = tokens.weight.double()
+    relative = torch.cat([rows - rows.mean(0), rows.mean(0, keepdim=True)]).transpose(0, 1)
+    centred = relative - relative.mean(0)
+    for found, wanted in ((products.own, relative), (products.centred, centred)):
+        length = wanted.norm(dim=2)
+        error = (found - wanted @ wanted.transpose(1, 2)) / (length[:, :, None] * length[:, None, :])
+        assert error.abs().max() < 1e-4

@@ -1,30 +1,15 @@
-"""The command line: options -> config -> engine -> report. Errors are printed here, once.
-
-Nothing heavy is imported before a command runs: `wfcli --help` loads neither torch nor timm nor datasets.
-"""
+"""The command line: its commands, and the one place where errors become messages and exit codes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 import wfcli
-from wfcli import options as opt
-from wfcli import report, terminal
+from wfcli import commands, terminal
 from wfcli.errors import WfError
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from wfcli.core.architectures import Architecture
-    from wfcli.core.data import DataSpec
-    from wfcli.engine.hooks import Hooks
-
-C = TypeVar("C")
-R = TypeVar("R")
 
 INTERRUPTED = {
     "finetune": "the same command with --resume goes on from the last saved step",
@@ -34,7 +19,7 @@ INTERRUPTED = {
 
 
 class Commands(TyperGroup):
-    """All commands, and the one place where errors become messages and exit codes."""
+    """All commands; their errors end here."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -77,289 +62,10 @@ def _wfcli(
     """Fuse trained networks of one architecture into a single student, in one pass of a weight generator."""
 
 
-def _run(verb: Callable[[C, Hooks], R], config: C, draw: Callable[[R], RenderableType], as_json: bool) -> None:
-    with terminal.TerminalHooks() as hooks:
-        result = verb(config, hooks)
-    _show(result, draw, as_json)
-
-
-def _show(result: R, draw: Callable[[R], RenderableType], as_json: bool) -> None:
-    terminal.write(report.as_json(result) if as_json else draw(result))
-
-
-def _architecture(name: str, args: list[str] | None) -> Architecture:
-    from wfcli.core.architectures import find_architecture, parse_arch_args
-
-    return find_architecture(name, parse_arch_args(args or []))
-
-
-def _data(source: str, label_column: str | None, classes: str | None) -> DataSpec:
-    from wfcli.core.data import DataSpec
-
-    return DataSpec(source, label_column, classes)
-
-
-@app.command()
-def fuse(
-    checkpoints: opt.CheckpointsArgument,
-    arch: opt.ArchitectureOption,
-    output: opt.OutputFile,
-    arch_arg: opt.ArchitectureArgs = None,
-    method: opt.MethodOption = "weightformer",
-    generator: opt.GeneratorOption = None,
-    data: opt.OptionalDataOption = None,
-    split: opt.SplitOption = "test",
-    label_column: opt.LabelColumn = None,
-    classes: opt.ClassesOption = None,
-    calibration_images: opt.CalibrationImages = 4096,
-    dtype: opt.DtypeOption = "keep",
-    seed: opt.SeedOption = 0,
-    device: opt.DeviceOption = "auto",
-    as_json: opt.JsonOption = False,
-) -> None:
-    """Fuse teachers into one student.
-
-    With --data its BatchNorm is calibrated and the table of [bold]wfcli eval[/] is printed.
-
-    \b
-    Example:
-      wfcli fuse teacher*.safetensors --arch vit_b_32 -o student.safetensors
-    """
-    if data is None and (label_column is not None or classes is not None):
-        raise typer.BadParameter("--label-column and --classes choose from --data, which is not given")
-
-    architecture = _architecture(arch, arch_arg)
-    from wfcli.engine import fuse as engine
-
-    config = engine.FuseConfig(
-        teachers=tuple(checkpoints),
-        architecture=architecture,
-        output=output,
-        method=method,
-        generator=generator,
-        data=None if data is None else _data(data, label_column, classes),
-        split=split,
-        calibration_images=calibration_images,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-    )
-    _run(engine.fuse, config, report.fused, as_json)
-
-
-@app.command("eval")
-def evaluate(
-    checkpoints: opt.CheckpointsArgument,
-    arch: opt.ArchitectureOption,
-    data: opt.DataOption,
-    teachers: opt.OptionalTeachersOption = None,
-    arch_arg: opt.ArchitectureArgs = None,
-    split: opt.SplitOption = "test",
-    label_column: opt.LabelColumn = None,
-    classes: opt.ClassesOption = None,
-    calibration_images: opt.CalibrationImages = 4096,
-    batch_size: opt.EvaluationBatch = 500,
-    seed: opt.SeedOption = 0,
-    device: opt.DeviceOption = "auto",
-    as_json: opt.JsonOption = False,
-) -> None:
-    """Compare checkpoints with their teachers, the ensemble and the soup.
-
-    \b
-    Example:
-      wfcli eval student.safetensors --teachers zoo --arch vgg11_bn_cifar --data digits
-    """
-    architecture = _architecture(arch, arch_arg)
-    from wfcli.engine import evaluate as engine
-
-    config = engine.EvaluateConfig(
-        checkpoints=tuple(checkpoints),
-        teachers=tuple(teachers or ()),
-        architecture=architecture,
-        data=_data(data, label_column, classes),
-        split=split,
-        batch_size=batch_size,
-        calibration_images=calibration_images,
-        seed=seed,
-        device=device,
-    )
-    _run(engine.evaluate, config, report.compared, as_json)
-
-
-@app.command()
-def finetune(
-    checkpoint: opt.CheckpointArgument,
-    teachers: opt.TeachersOption,
-    arch: opt.ArchitectureOption,
-    data: opt.DataOption,
-    steps: opt.RequiredSteps,
-    output: opt.OutputFile,
-    arch_arg: opt.ArchitectureArgs = None,
-    label_column: opt.LabelColumn = None,
-    classes: opt.ClassesOption = None,
-    lr: opt.LearningRate = 0.01,
-    batch_size: opt.TrainingBatch = 256,
-    distill_weight: opt.DistillWeight = 1.0,
-    ce_weight: opt.CrossEntropyWeight = 0.5,
-    temperature: opt.Temperature = 1.0,
-    warmup: opt.Warmup = 0.05,
-    weight_decay: opt.WeightDecay = 5e-4,
-    validate_every: opt.ValidateEvery = 0,
-    resume: opt.ResumeOption = False,
-    seed: opt.SeedOption = 0,
-    device: opt.DeviceOption = "auto",
-    as_json: opt.JsonOption = False,
-) -> None:
-    """Fine-tune a student on its teachers' ensemble and the labels.
-
-    The best step by the validation split is written; the log stands beside it as OUT.log.jsonl.
-
-    \b
-    Example:
-      wfcli finetune student.safetensors --teachers zoo --arch vgg11_bn_cifar \\
-        --data digits --steps 200 -o tuned.safetensors
-    """
-    architecture = _architecture(arch, arch_arg)
-    from wfcli.engine import finetune as engine
-
-    config = engine.FinetuneConfig(
-        checkpoint=checkpoint,
-        teachers=tuple(teachers),
-        architecture=architecture,
-        data=_data(data, label_column, classes),
-        steps=steps,
-        output=output,
-        lr=lr,
-        batch_size=batch_size,
-        distill_weight=distill_weight,
-        ce_weight=ce_weight,
-        temperature=temperature,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        validate_every=validate_every,
-        seed=seed,
-        device=device,
-        resume=resume,
-    )
-    _run(engine.finetune, config, report.finetuned, as_json)
-
-
-@app.command()
-def train_generator(
-    zoo: opt.ZooOption,
-    output: opt.OutputFolder,
-    preset: opt.PresetOption = "universal",
-    zoo_teachers: opt.ZooTeachers = None,
-    max_teachers: opt.MaxTeachers = 8,
-    steps: opt.StepsOption = 1000,
-    lr: opt.LearningRate = 2e-3,
-    batch_size: opt.TrainingBatch = 256,
-    resume: opt.ResumeOption = False,
-    seed: opt.SeedOption = 0,
-    device: opt.DeviceOption = "auto",
-    as_json: opt.JsonOption = False,
-) -> None:
-    """Train a generator on zoos of teachers.
-
-    \b
-    Example:
-      wfcli train-generator --zoo zoo-a --zoo zoo-b -o generator
-    """
-    from wfcli.engine import train_generator as engine
-
-    config = engine.TrainGeneratorConfig(
-        zoos=tuple(zoo),
-        output=output,
-        preset=preset,
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        max_teachers=max_teachers,
-        teachers=zoo_teachers,
-        seed=seed,
-        device=device,
-        resume=resume,
-    )
-    _run(engine.train_generator, config, report.generator_trained, as_json)
-
-
-@app.command()
-def train_teachers(
-    arch: opt.ArchitectureOption,
-    data: opt.DataOption,
-    count: opt.CountOption,
-    output: opt.OutputFolder,
-    arch_arg: opt.ArchitectureArgs = None,
-    init: opt.InitOption = None,
-    label_column: opt.LabelColumn = None,
-    classes: opt.ClassesOption = None,
-    shares: opt.SharesOption = "same",
-    concentration: opt.ConcentrationOption = 0.3,
-    images_per_teacher: opt.ImagesPerTeacher = None,
-    epochs: opt.EpochsOption = 10.0,
-    same_recipe: opt.SameRecipe = False,
-    lr: opt.LearningRate = 0.05,
-    batch_size: opt.TrainingBatch = 128,
-    seed: opt.SeedOption = 0,
-    device: opt.DeviceOption = "auto",
-    as_json: opt.JsonOption = False,
-) -> None:
-    """Train a zoo of teachers, with or without a shared base.
-
-    \b
-    Example:
-      wfcli train-teachers --arch vgg11_bn_cifar --data digits --count 4 \\
-        --init base.safetensors --shares dirichlet -o zoo
-    """
-    architecture = _architecture(arch, arch_arg)
-    from wfcli.engine import train_teachers as engine
-
-    config = engine.TrainTeachersConfig(
-        architecture=architecture,
-        data=_data(data, label_column, classes),
-        count=count,
-        output=output,
-        init=init,
-        epochs=epochs,
-        seed=seed,
-        shares=shares,
-        concentration=concentration,
-        images_per_teacher=images_per_teacher,
-        same_recipe=same_recipe,
-        lr=lr,
-        batch_size=batch_size,
-        device=device,
-    )
-    _run(engine.train_teachers, config, report.teachers_trained, as_json)
-
-
-@app.command("inspect")
-def inspect_checkpoints(
-    checkpoints: opt.CheckpointsArgument,
-    weights: opt.WeightsOption = False,
-    as_json: opt.JsonOption = False,
-) -> None:
-    """Say what checkpoints hold, from their headers alone.
-
-    \b
-    Example:
-      wfcli inspect teacher*.safetensors --weights
-    """
-    from wfcli.engine import inspect as engine
-
-    _run(
-        engine.inspect, engine.InspectConfig(checkpoints=tuple(checkpoints), weights=weights), report.inspected, as_json
-    )
-
-
-@app.command("list")
-def list_generators(as_json: opt.JsonOption = False) -> None:
-    """List the generators that come with wfcli.
-
-    \b
-    Example:
-      wfcli list --json
-    """
-    from wfcli.core.sources import list_pretrained
-
-    _show({"pretrained": list_pretrained()}, report.listed, as_json)
+app.command("fuse")(commands.fuse)
+app.command("eval")(commands.evaluate)
+app.command("finetune")(commands.finetune)
+app.command("train-generator")(commands.train_generator)
+app.command("train-teachers")(commands.train_teachers)
+app.command("inspect")(commands.inspect_checkpoints)
+app.command("list")(commands.list_generators)

@@ -8,25 +8,32 @@
              └─ OutputError        a place that cannot be written
 
 An error carries *all* its problems, one line each (which file, which tensor, got, expected), and a hint that says what
-to do next. The command line prints them without a traceback and exits with 1; any other exception is a bug and keeps its
-traceback.
+to do next. The command line prints them without a traceback and exits with 1; any other exception is a bug and keeps
+its traceback.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import TracebackType
+
 
 class WfError(Exception):
-    """One or more problems, one line each, and what to do about them."""
+    """One or more problems, one line each, and what to do about them.
+
+    `parts` are the problems with the hint for them: one part, but for an error that `gather` made.
+    """
 
     def __init__(self, *problems: str, hint: str | None = None) -> None:
         super().__init__(*problems)
         self.problems = problems
         self.hint = hint
+        self.parts: tuple[tuple[tuple[str, ...], str | None], ...] = ((problems, hint),)
 
     def __str__(self) -> str:
-        lines = list(self.problems)
-        if self.hint:
-            lines.append(f"hint: {self.hint}")
+        lines: list[str] = []
+        for problems, hint in self.parts:
+            lines += [*problems, f"hint: {hint}"] if hint else problems
         return "\n".join(lines)
 
 
@@ -52,3 +59,56 @@ class GeneratorError(WfError):
 
 class OutputError(WfError):
     """A place that cannot be written."""
+
+
+def gather(errors: Sequence[WfError]) -> WfError:
+    """Join errors into one with all their problems, those of one hint together; of their kind if they are of one."""
+    if len(errors) == 1:
+        return errors[0]
+    by_hint: dict[str | None, dict[str, None]] = {}
+    for error in errors:
+        for problems, hint in error.parts:
+            by_hint.setdefault(hint, {}).update(dict.fromkeys(problems))
+    kinds = {type(error) for error in errors}
+    kind = kinds.pop() if len(kinds) == 1 else WfError
+    hints = [hint for hint in by_hint if hint]
+    joined = kind(*(problem for part in by_hint.values() for problem in part), hint="\n".join(hints) or None)
+    joined.parts = tuple((tuple(part), hint) for hint, part in by_hint.items())
+    return joined
+
+
+class Problems:
+    """Several checks, each in a `with` of its own: the errors of all of them are raised together.
+
+    As in::
+
+        problems = Problems()
+        with problems:
+            check_writable(output)
+        with problems:
+            teachers = open_teachers(sources, architecture)
+        problems.raise_all()
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[WfError] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, WfError):
+            self.errors.append(error)
+            return True
+        return False
+
+    def raise_all(self) -> None:
+        """Raise what was found, as one error; return where nothing was.
+
+        Raises:
+            WfError: of the kind of the errors, if that is one.
+        """
+        if self.errors:
+            raise gather(self.errors)

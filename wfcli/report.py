@@ -233,12 +233,14 @@ def generator_trained(result: TrainGeneratorResult) -> RenderableType:
 
 def inspected(result: InspectResult) -> RenderableType:
     """Draw one row a checkpoint, who made it, and what the weights say where they were read."""
-    table = _Table("", "architecture", "layout", "tensors", "params", "dtype", "classes", "size")
+    # Most files are in timm's layout: the column stands there only for others, it would take the names their place.
+    foreign = any(entry.layout not in (None, "timm") for entry in result.entries)
+    table = _Table("", "architecture", *["layout"] * foreign, "tensors", "params", "dtype", "classes", "size")
     for entry in result.entries:
         table.add_row(
             _name(entry.name),
             Text(entry.architecture or "unknown", style="" if entry.architecture else "dim"),
-            entry.layout or "",
+            *[entry.layout or ""] * foreign,
             f"{entry.tensors:,}",
             count(entry.parameters),
             " ".join(dtype for dtype in entry.dtypes if "F" in dtype),  # not the integer counters of BatchNorm

@@ -32,8 +32,11 @@ def write(result: RenderableType) -> None:
 
 
 def print_error(error: WfError) -> None:
-    """Print every problem on a line of its own, then the hint, to stderr."""
-    _print_lines(*(_labelled("error", "bold red", problem) for problem in error.problems), *_hint(error.hint))
+    """Print every problem on a line of its own, and after those that it is for the hint, to stderr."""
+    lines: list[Text] = []
+    for problems, hint in error.parts:
+        lines += [_labelled("error", "bold red", problem) for problem in problems] + _hint(hint)
+    _print_lines(*lines)
 
 
 def print_interrupted(hint: str | None = None) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "head_keys", "input_config", "key_layout", "match_layout", "parse_arch_args",
 ]  # fmt: skip
 
+EXAMPLES = 2  # of a kind, where the file holds another net altogether
 SHAPELESS_ARGS = ("drop_rate", "drop_path_rate")  # arguments that leave every tensor as it is
 
 
@@ -132,9 +133,21 @@ def match_layout(arch: Architecture, specs: Mapping[str, TensorSpec], file: str)
         ArchitectureError: every missing, extra or misshaped tensor, as ``file: tensor: got .., expected ..``.
     """
     layout = _nearest_layout(arch, specs)
-    problems = compare_tensors(file, specs, _expected(layout), arch.label)
+    expected = _expected(layout)
+    problems = compare_tensors(file, specs, expected, arch.label)
     if problems:
-        raise ArchitectureError(*problems, hint=_mismatch_hint(arch, specs))
+        guess = _guess(specs)
+        if guess is None or guess.label == arch.label:
+            hint = f"expected timm's or torchvision's tensors of {arch.label}; `wfcli inspect` shows what a file holds"
+            raise ArchitectureError(*problems, hint=hint)
+        # It is another net: a few examples say as much as all its tensors.
+        examples = compare_tensors(file, specs, expected, arch.label, most=EXAMPLES)
+        options = "".join(f" --arch-arg {key}={value}" for key, value in guess.args)
+        raise ArchitectureError(
+            f"{file}: got the tensors of {guess.label}, expected those of {arch.label}",
+            *examples,
+            hint=f"the tensors look like {guess.name}: --arch {guess.name}{options}; or leave the file out",
+        )
     present = {key: shape for key, shape in layout.files.items() if key in specs}  # counters may be missing
     return replace(layout, files=present, to_timm={key: layout.to_timm[key] for key in present})
 
@@ -187,14 +200,6 @@ def _count_classes(arch: Architecture, renamed: Mapping[str, str], specs: Mappin
         if spec is not None and spec.shape:
             return spec.shape[0]
     return 1000
-
-
-def _mismatch_hint(arch: Architecture, specs: Mapping[str, TensorSpec]) -> str:
-    guess = _guess(specs)
-    if guess is None or guess.label == arch.label:
-        return f"expected timm's or torchvision's tensors of {arch.label}; `wfcli inspect` shows what a file holds"
-    options = "".join(f" --arch-arg {key}={value}" for key, value in guess.args)
-    return f"the tensors look like {guess.name}: --arch {guess.name}{options}"
 
 
 def guess_architecture(specs: Mapping[str, TensorSpec]) -> str | None:

@@ -17,7 +17,12 @@ from wfcli.core.precision import whole_float32
 
 def has_batchnorm(model: nn.Module) -> bool:
     """Tell whether `model` keeps running statistics that can be computed anew."""
-    return bool(_tracking(model))
+    return bool(batchnorms(model))
+
+
+def batchnorms(model: nn.Module) -> list[_BatchNorm]:
+    """Return every BatchNorm of `model` that keeps running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -26,7 +31,7 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Weights stay untouched, `num_batches_tracked` and momentum are as before, dropout is off; the model is left in eval
     mode. Without a batch, or without BatchNorm, nothing changes. Give it augmented training images.
     """
-    layers = _tracking(model)
+    layers = batchnorms(model)
     model.eval()
     if not layers:
         return
@@ -50,10 +55,6 @@ def calibrate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for layer, (momentum, count) in zip(layers, before, strict=True):
             layer.momentum = momentum
             _count(layer).copy_(count)
-
-
-def _tracking(model: nn.Module) -> list[_BatchNorm]:
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 def _count(layer: _BatchNorm) -> Tensor:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfcli.core.outputs import atomic_path, check_writable, write_json
+from wfcli.core.pieces import PIECE, in_pieces, row_ranges
 from wfcli.core.safetensors_io import TORCH_DTYPES, TensorSpec, dtype_name, read_header, read_tensor, torch_dtype
-from wfcli.core.safetensors_writer import file_digest, save_state, state_specs, write_checkpoint
+from wfcli.core.safetensors_writer import file_digest, file_order, save_state, state_specs, write_checkpoint
 from wfcli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "check_writable",
     "dtype_name",
     "file_digest",
+    "file_order",
     "open_checkpoint",
     "save_state",
     "state_specs",
@@ -44,10 +46,18 @@ INDEX_SUFFIX = ".safetensors.index.json"
 PREFIXES = ("module.", "_orig_mod.", "model.")  # left by DataParallel, torch.compile, Lightning
 
 
+class Place(NamedTuple):
+    """Where the bytes of a tensor begin."""
+
+    file: Path
+    offset: int
+
+
 class Checkpoint(Mapping[str, "torch.Tensor"]):
     """A checkpoint on disk. ``checkpoint[name]`` reads that tensor into fresh memory, every time.
 
-    Attributes: `path`; `name`, what to show; `specs`, name -> shape and dtype; `metadata`; `size` in bytes.
+    Attributes: `path`; `name`, what to show; `specs`, name -> shape and dtype; `metadata`; `files`, all that it is read
+    from, and their `size` in bytes.
     """
 
     def __init__(
@@ -57,23 +67,43 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         files: tuple[Path, ...],
         specs: Mapping[str, TensorSpec],
         metadata: Mapping[str, str],
-        read: Callable[[str], torch.Tensor],
+        places: Mapping[str, Place],
+        loaded: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.path = path
         self.name = name
         self.metadata = dict(metadata)
+        self.files = files
         self.size = sum(file.stat().st_size for file in files)
         self._keys = _without_prefixes(specs)  # the name here -> the name in the file
         self.specs = {key: specs[stored] for key, stored in self._keys.items()}
-        self._files = files
-        self._stamps = [_stamp(file) for file in files]
-        self._read = read
+        self._stamps = {file: _stamp(file) for file in files}
+        self._places = places
+        self._loaded = loaded or {}  # tensors of a pickle that do not lie plainly in the file
         self._digest: str | None = None
 
     def __getitem__(self, key: str) -> torch.Tensor:
         stored = self._keys[key]
-        self._check_unchanged()
-        return self._read(stored)
+        if stored in self._loaded:
+            self._check_unchanged(self.path)  # it may be mapped
+            return self._loaded[stored].contiguous().clone()
+        return self._read(self._places[stored], self.specs[key])
+
+    def pieces(self, key: str) -> Iterator[torch.Tensor]:
+        """Read a tensor in pieces of rows, as `in_pieces` tells."""
+        stored, spec = self._keys[key], self.specs[key]
+        if stored in self._loaded or spec.numel <= PIECE:
+            yield from in_pieces({key: self[key]}, key)
+            return
+        rows, *row = spec.shape
+        file, start = self._places[stored]
+        for begin, end in row_ranges(rows, spec.numel // rows):
+            place = Place(file, start + begin * (spec.size // rows))
+            yield self._read(place, TensorSpec((end - begin, *row), spec.dtype))
+
+    def _read(self, place: Place, spec: TensorSpec) -> torch.Tensor:
+        self._check_unchanged(place.file)
+        return read_tensor(place.file, spec, place.offset)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -99,14 +129,15 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     def digest(self) -> str:
         """Return the sha256 of the file's bytes; of shards: the sha256 over their digests in the order of names."""
         if self._digest is None:
-            self._check_unchanged()
-            digests = [file_digest(file) for file in self._files]
+            for file in self._stamps:
+                self._check_unchanged(file)
+            digests = [file_digest(file) for file in self._stamps]
             self._digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
         return self._digest
 
-    def _check_unchanged(self) -> None:
+    def _check_unchanged(self, file: Path) -> None:
         """A header read earlier says nothing about a file that was written again since."""
-        if [_stamp(file) for file in self._files] != self._stamps:
+        if _stamp(file) != self._stamps[file]:
             raise CheckpointError(
                 f"{self.path}: changed while it was in use", hint="leave the file alone and run again"
             )
@@ -155,11 +186,8 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
             hint=f"give .safetensors, *{INDEX_SUFFIX}, {', '.join(PICKLE_SUFFIXES)}",
         )
     header = read_header(path)
-
-    def read(key: str) -> torch.Tensor:
-        return read_tensor(path, header.specs[key], header.offsets[key])
-
-    return Checkpoint(path, name, (path,), header.specs, header.metadata, read)
+    places = {key: Place(path, offset) for key, offset in header.offsets.items()}
+    return Checkpoint(path, name, (path,), header.specs, header.metadata, places)
 
 
 def _open_shards(path: Path, name: str) -> Checkpoint:
@@ -181,13 +209,9 @@ def _open_shards(path: Path, name: str) -> Checkpoint:
     metadata: dict[str, str] = {}
     for shard in reversed(shards):
         metadata |= headers[shard].metadata
-
-    def read(key: str) -> torch.Tensor:
-        shard = weight_map[key]
-        return read_tensor(shards[shard], headers[shard].specs[key], headers[shard].offsets[key])
-
     specs = {key: headers[shard].specs[key] for key, shard in weight_map.items()}
-    return Checkpoint(index, name, tuple(shards.values()), specs, metadata, read)
+    places = {key: Place(shards[shard], headers[shard].offsets[key]) for key, shard in weight_map.items()}
+    return Checkpoint(index, name, tuple(shards.values()), specs, metadata, places)
 
 
 def _find_index(folder: Path) -> Path:
@@ -239,12 +263,6 @@ def _open_pickle(path: Path, name: str) -> Checkpoint:
             specs[key] = TensorSpec(tuple(tensor.shape), dtype_name(tensor.dtype))
     if problems:
         raise CheckpointError(*problems, hint="save the dense weights: model.state_dict()")
-    offsets = file_offsets(path, state)
-    rest = {key: tensor.detach() for key, tensor in state.items() if key not in offsets}
-
-    def read(key: str) -> torch.Tensor:
-        if key in offsets:
-            return read_tensor(path, specs[key], offsets[key])
-        return rest[key].clone(memory_format=torch.contiguous_format)
-
-    return Checkpoint(path, name, (path,), specs, {}, read)
+    places = {key: Place(path, offset) for key, offset in file_offsets(path, state).items()}
+    rest = {key: tensor.detach() for key, tensor in state.items() if key not in places}
+    return Checkpoint(path, name, (path,), specs, {}, places, rest)

@@ -1,4 +1,4 @@
-"""One zoo as a training ground for a generator: its teachers as tokens, its images with the teachers' answers beside them.
+"""One zoo as a training ground for a generator: its teachers as tokens, its images with the teachers' answers.
 
 K teachers of the zoo, T of them in a subset, P images of the pool, B images of a batch, C classes.
 """
@@ -14,12 +14,13 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from wfcli.core.architectures import InputConfig
+from wfcli.core.calibrate import batchnorms
 from wfcli.core.data import to_input
 from wfcli.core.devices import training_autocast
 from wfcli.core.generator import WeightFormer
 from wfcli.core.methods import soup_tensor
 from wfcli.core.plan import LayerPlan, LayerSpec
-from wfcli.core.tokens import LayerTokens, RowProducts, row_products, to_tokens
+from wfcli.core.tokens import LayerTokens, RowProducts, from_tokens, row_products, to_tokens
 
 
 @dataclass
@@ -35,7 +36,6 @@ class Pool:
 class Ground:
     """A zoo in memory, ready for any number of steps on any subset of its teachers."""
 
-    name: str
     model: nn.Module  # structure alone; its weights are the generator's
     plan: LayerPlan
     layers: list[tuple[LayerSpec, LayerTokens, RowProducts]]
@@ -45,7 +45,7 @@ class Ground:
     validation: Pool
     teachers: tuple[int, ...]  # to train on
     held_out: tuple[int, ...]  # to validate on
-    digests: tuple[str, ...]  # sha256 of the teachers' files
+    digests: tuple[str, ...]  # sha256 of the K teachers' files
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -75,22 +75,38 @@ def generate_subset(generator: WeightFormer, ground: Ground, index: Tensor) -> d
     student = dict(ground.constants)
     for spec, tokens, products in ground.layers:
         layer = generator.generate_layer(spec, tokens.subset(index), products.subset(index), state)
-        if spec.kind == "free" and spec.weight is not None:
-            layer = {spec.weight: layer[spec.weight].reshape(ground.shapes[spec.weight])}
-        student.update(layer)
+        student.update(_in_shape(spec, layer, ground))
     return student
+
+
+def soup_subset(ground: Ground, index: Tensor) -> dict[str, Tensor]:
+    """Return the uniform soup of the teachers in `index` [T]: name -> float32 tensor."""
+    student = dict(ground.constants)
+    for spec, tokens, _ in ground.layers:
+        chosen = tokens.subset(index)
+        weight = None if chosen.weight is None else soup_tensor(chosen.weight)
+        running = None if chosen.running is None else soup_tensor(chosen.running.transpose(0, 1))
+        layer = from_tokens(spec, weight, soup_tensor(chosen.affines.transpose(0, 1)), running)
+        student.update(_in_shape(spec, layer, ground))
+    return student
+
+
+def _in_shape(spec: LayerSpec, layer: dict[str, Tensor], ground: Ground) -> dict[str, Tensor]:
+    """A free tensor was one row; give it its own shape again."""
+    if spec.kind != "free" or spec.weight is None:
+        return layer
+    return {spec.weight: layer[spec.weight].reshape(ground.shapes[spec.weight])}
 
 
 def student_logits(ground: Ground, student: Mapping[str, Tensor], pixels: Tensor, batch_statistics: bool) -> Tensor:
     """Run the student on uint8 images [B, 3, H, W] and return float32 logits [B, C].
 
-    Args:
-        batch_statistics: BatchNorm takes the statistics of this batch (what calibration will give it) instead of the student's own
-            running ones (what it has without data).
+    With `batch_statistics` BatchNorm takes the statistics of this batch, which is what calibration will give it;
+    without, the student's own running ones, which is what it has without data.
     """
-    model = ground.model
-    for module in model.modules():
-        module.training = batch_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
+    model = ground.model.eval()
+    for layer in batchnorms(model):
+        layer.train(batch_statistics)
     weights = {**student, **{name: counter.clone() for name, counter in ground.constants.items()}}
     for spec in ground.plan.specs:
         if spec.running_mean is not None and spec.running_var is not None:
@@ -106,7 +122,8 @@ def _batch_norm(
 ) -> dict[str, Tensor]:
     """Return what a BatchNorm is to run with: torch knows no gradient with respect to its running statistics.
 
-    With batch statistics it only overwrites them: give it some it may. Else they go into its affine map: statistics 0 and 1 there.
+    With batch statistics it only overwrites them: give it some it may. Else they go into its affine map, and the
+    statistics it runs with are 0 and 1.
     """
     assert spec.running_mean is not None
     assert spec.running_var is not None

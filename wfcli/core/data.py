@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,12 +12,13 @@ from wfcli.core.data_sources import open_table
 from wfcli.core.digits import Digits
 from wfcli.core.images import Images, augment, iterate, normalise, to_input
 from wfcli.core.roles import ROLES, part_of, rows_of
+from wfcli.core.selection import parse_selection
 from wfcli.core.tables import Table
 from wfcli.errors import DataError
 
 __all__ = [
-    "ROLES", "DataSpec", "Images", "augment", "available_splits", "iterate", "load_class_names", "load_images",
-    "normalise", "to_input",
+    "ROLES", "DataSpec", "Images", "augment", "available_splits", "check_split", "iterate", "load_class_names",
+    "load_images", "normalise", "to_input",
 ]  # fmt: skip
 
 
@@ -70,6 +70,16 @@ def load_class_names(spec: DataSpec) -> tuple[str, ...]:
     return tuple(names[c] for c in parse_classes(spec.classes, names)) if spec.classes else names
 
 
+def check_split(spec: DataSpec, split: str) -> None:
+    """Make sure that the dataset has the images of a role, without decoding one.
+
+    Raises:
+        DataError: no such dataset, or it lacks the split.
+    """
+    table = _open(spec.source)
+    part_of(table.name, table.splits, split)
+
+
 def available_splits(spec: DataSpec) -> tuple[str, ...]:
     """Return those of `ROLES` that the dataset can serve."""
     splits = _open(spec.source).splits
@@ -86,21 +96,4 @@ def parse_classes(text: str, names: Sequence[str]) -> list[int]:
     Raises:
         DataError: not of that form, out of range, or a class twice.
     """
-    hint = f"write numbers and ranges from 0 to {len(names) - 1}, like 0-4,7"
-    chosen: list[int] = []
-    problems = []
-    for item in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", item)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            problems.append(f"--classes {text}: {item.strip()!r} is neither a class number nor a range")
-        elif last >= len(names):
-            problems.append(f"--classes {text}: {item.strip()} is out of range, the data has {len(names)} classes")
-        else:
-            chosen.extend(range(first, last + 1))
-    twice = sorted({c for c in chosen if chosen.count(c) > 1})
-    if twice:
-        problems.append(f"--classes {text}: given twice: {', '.join(map(str, twice))}")
-    if problems:
-        raise DataError(*problems, hint=hint)
-    return chosen
+    return parse_selection(text, len(names), option="--classes", noun="class", plural="classes", owner="the data")

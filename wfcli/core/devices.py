@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from wfcli.errors import WfError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_device(name: str) -> torch.device:
@@ -18,6 +19,8 @@ def pick_device(name: str) -> torch.device:
     """
     if name not in ("cpu", "cuda", "auto"):
         raise WfError(f"unknown device {name!r}", hint="use cpu, cuda or auto")
+    import torch
+
     if name == "cuda" and not torch.cuda.is_available():
         raise WfError("--device cuda: PyTorch sees no CUDA device here", hint="use --device auto or --device cpu")
     if name == "auto":
@@ -27,6 +30,8 @@ def pick_device(name: str) -> torch.device:
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 products are faster than float32 ones there (any GPU; CPUs with AVX512-BF16 or AMX)."""
+    import torch
+
     if device.type != "cpu":
         return True
     features = torch.cpu.get_capabilities()
@@ -38,6 +43,8 @@ def training_autocast(device: torch.device, model: torch.nn.Module) -> AbstractC
 
     On CPUs only convolutional nets gain; narrow Transformers get slower (measured, see examples/benchmarks).
     """
+    import torch
+
     convolutional = not any(isinstance(m, torch.nn.LayerNorm) for m in model.modules())
     if has_fast_bfloat16(device) and (device.type != "cpu" or convolutional):
         return torch.autocast(device.type, torch.bfloat16)

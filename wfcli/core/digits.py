@@ -27,7 +27,9 @@ class Digits:
     def labels(self, split: str, column: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the class numbers of a split, int64 [rows], and the names of the ten classes."""
         if column not in (None, "label"):
-            raise DataError(f"data digits: no column {column!r}; it has image and label")
+            raise DataError(
+                f"data digits: no column {column!r}; it has image and label", hint="leave --label-column out"
+            )
         _, labels = _load()
         return labels[_rows(split)], tuple("0123456789")
 

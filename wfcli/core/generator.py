@@ -1,9 +1,11 @@
 """WeightFormer: teachers' weights in, one student's weights out, layer after layer, in one forward pass.
 
-After "Meta-Ensemble Parameter Learning", 2210.01973, sections 3.2 to 3.4 (weight embedder, Transformer over the teachers' weights,
-cross-layer information flow), with a mixing head instead of a free decoder so that an untrained generator gives the soup.
+After "Meta-Ensemble Parameter Learning", 2210.01973, sections 3.2 to 3.4 (weight embedder, Transformer over the
+teachers' weights, cross-layer information flow), with a mixing head instead of a free decoder, so that an untrained
+generator gives the soup.
 
-T teachers, N channels of a layer, F token width, S statistics, D model width, M cross tokens, I columns (input channels).
+T teachers, N channels of a layer, F token width, S statistics, D model width, M cross tokens,
+I columns (input channels).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wfcli.core.methods import soup_tensor
+from wfcli.core.pieces import row_ranges
 from wfcli.core.plan import LayerPlan, LayerSpec
 from wfcli.core.tokens import (
     NUM_STATISTICS,
@@ -34,6 +37,7 @@ FORMAT = 1  # of the generator's files; raised when an older wfcli could not rea
 PRESETS = ("universal", "weightformer", "specialised")
 
 
+LOG_SCALE = 0.9  # a channel is scaled by 0.4 to 2.5 at most
 SAMPLES = 32  # weights of each anchor tensor in a base's fingerprint
 
 
@@ -138,9 +142,13 @@ class WeightFormer(
         self.cross = nn.Parameter(torch.randn(config.cross_tokens, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.blocks))
         self.final_norm = nn.LayerNorm(width)
-        # Per token: row logit of the weight, of the affines; column logit for the next layer. Zero: all teachers weigh alike.
+        # Per token: row logit of the weight, of the affines; column logit for the next layer.
+        # Zero: all teachers weigh alike.
         self.logits = _zero(nn.Linear(width, 3))
         self.scales = _zero(nn.Linear(width, 3))  # per channel: of the weight, the affines, the running variance
+        self.centres = _zero(
+            nn.Linear(width, 2)
+        )  # head: how much of its teacher's mean row, and bias, a class gives up
         # The paper's weight embedder dict: one linear map per token width, and a decoder back for the residual.
         self.embed_rows = nn.ModuleDict({str(f): nn.Linear(f, width) for f in config.raw_widths})
         self.decode_rows = nn.ModuleDict({str(f): _zero(nn.Linear(width, f)) for f in config.raw_widths})
@@ -177,22 +185,23 @@ class WeightFormer(
         # The scales move only where the teachers differ: T copies of one teacher give that teacher back.
         deviation = layer_deviation(products)
         gate = deviation / (deviation + 0.05)
-        scale = torch.tanh(self.scales(x).mean(0)) * gate[:, None]  # [N, 3]
+        scale = (LOG_SCALE * torch.tanh(self.scales(x).mean(0)) * gate[:, None]).exp()  # [N, 3]
+        stack, affines = tokens.weight, tokens.affines
+        if spec.kind == "head" and stack is not None:
+            stack, affines = _centre(stack, affines, torch.tanh(self.centres(x)) * gate[:, None])
         weight = None
-        if tokens.weight is not None:
-            weight = _mix(tokens.weight, row, state.columns.get(spec.columns or ""))
-            weight = weight * (1 + 0.5 * scale[:, 0]).reshape(-1, *[1] * (weight.dim() - 1))
+        if stack is not None:
+            weight = _mix(stack, row, state.columns.get(spec.columns or ""), scale[:, 0])
             if raw is not None:
                 residual = self.decode_rows[raw](x.mean(0)) * (row_scale * gate[:, None])
                 weight = weight + residual.reshape(weight.shape)
         mixing = affine.softmax(0)
-        affines = (mixing * tokens.affines).sum(1) * (1 + 0.5 * scale[:, 1])
+        affines = (mixing * affines).sum(1) * scale[:, 1]
         running = None
         if tokens.running is not None:
+            # The statistics are those of the row's output: the mean moves with its scale, the variance with the square.
             mean, variance = (mixing * tokens.running).sum(1)
-            # With the mixing the rows' own outputs move: the mean follows the weight's scale, the variance its square and the learned factor.
-            factor = 1 + 0.5 * scale[:, 0]
-            running = torch.stack([mean * factor, variance * factor.square() * scale[:, 2].exp()])
+            running = torch.stack([mean * scale[:, 0], variance * scale[:, 0].square() * scale[:, 2]])
         if weight is not None and spec.kind == "free":
             weight = weight.reshape(-1)
         student = from_tokens(spec, weight, affines, running)
@@ -218,10 +227,21 @@ class WeightFormer(
             for name in spec.counters:
                 if name in teachers[0]:  # files older than PyTorch 0.4.1 have none
                     yield name, soup_tensor(teacher[name] for teacher in teachers)
-            tokens = to_tokens(spec, teachers, device)
-            layer = self.generate_layer(spec, tokens, row_products(tokens), state)
-            for name, tensor in layer.items():
-                yield name, tensor.reshape(teachers[0][name].shape) if spec.kind == "free" else tensor
+            yield from self._read_and_generate(spec, teachers, state, device).items()
+
+    def _read_and_generate(
+        self,
+        spec: LayerSpec,
+        teachers: Sequence[Mapping[str, Tensor]],
+        state: CrossState,
+        device: torch.device | None,
+    ) -> dict[str, Tensor]:
+        """Generate one layer of teachers' files; what was read is let go."""
+        tokens = to_tokens(spec, teachers, device)
+        layer = self.generate_layer(spec, tokens, row_products(tokens), state)
+        if spec.kind == "free":
+            return {name: tensor.reshape(teachers[0][name].shape) for name, tensor in layer.items()}
+        return layer
 
     def _shift(self, name: str, tensor: Tensor) -> Tensor:
         key = _prior_key(name)
@@ -231,14 +251,36 @@ class WeightFormer(
         return tensor * shift.exp() if name.endswith("running_var") else tensor + shift  # a variance stays positive
 
 
-def _mix(weight: Tensor, row: Tensor, column: Tensor | None) -> Tensor:
-    """Mix [T, N, I, ...] over T with the softmax of row logits [T, N] plus column logits [T, I]."""
-    if column is None or weight.dim() < 3 or column.shape[1] != weight.shape[2]:
-        mixing = row.softmax(0)  # [T, N]
-    else:
-        mixing = (row[:, :, None] + column[:, None, :]).softmax(0)  # [T, N, I]
-    student: Tensor = (mixing.reshape(*mixing.shape, *[1] * (weight.dim() - mixing.dim())) * weight).sum(0)
+def _mix(weight: Tensor, row: Tensor, column: Tensor | None, scale: Tensor) -> Tensor:
+    """Mix [T, N, I, ...] over T with the softmax of row logits [T, N] plus column logits [T, I]; scale [N] the result.
+
+    Some channels at a time, which need no memory of the layer's size; with gradients all at once.
+    """
+    if column is not None and (weight.dim() < 3 or column.shape[1] != weight.shape[2]):
+        column = None
+    if row.requires_grad:
+        return _mix_rows(weight, row, column, scale)
+    student = torch.empty_like(weight[0])
+    for begin, end in row_ranges(len(student), weight[:, 0].numel()):
+        student[begin:end] = _mix_rows(weight[:, begin:end], row[:, begin:end], column, scale[begin:end])
     return student
+
+
+def _mix_rows(weight: Tensor, row: Tensor, column: Tensor | None, scale: Tensor) -> Tensor:
+    logits = row if column is None else row[:, :, None] + column[:, None, :]  # [T, N] or [T, N, I]
+    mixing = logits.softmax(0).reshape(*logits.shape, *[1] * (weight.dim() - logits.dim()))
+    mixed = (mixing * weight).sum(0)
+    return mixed * scale.reshape(-1, *[1] * (mixed.dim() - 1))
+
+
+def _centre(weight: Tensor, affines: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Take shares [T, C, 2] of its teacher's mean row and mean bias off each class of a head [T, C, ...], [3, T, C].
+
+    A shift common to all classes changes nothing within one teacher, for softmax does not see it; between teachers it
+    does.
+    """
+    of_row = share[:, :, 0].reshape(*share.shape[:2], *[1] * (weight.dim() - 2))
+    return weight - of_row * weight.mean(1, keepdim=True), affines - share[:, :, 1] * affines.mean(2, keepdim=True)
 
 
 def _raw_rows(tokens: LayerTokens) -> Tensor | None:

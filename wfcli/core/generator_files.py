@@ -1,4 +1,4 @@
-"""A generator on disk: config.json, model.safetensors, README.md (the card), as `PyTorchModelHubMixin` reads and writes them."""
+"""A generator on disk: config.json, model.safetensors and its card README.md, as `PyTorchModelHubMixin` knows them."""
 
 from __future__ import annotations
 

@@ -14,10 +14,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wfcli.core.checkpoint import TensorSpec
+from wfcli.core.pieces import in_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Dimensions = tuple[int | str, ...]  # a shape whose classes and scaled channels are still open
 
-BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+STATISTICS = ("running_mean", "running_var")
+BATCH_NORM = ("weight", "bias", *STATISTICS)
 COUNTER = "num_batches_tracked"  # files written before PyTorch 0.4.1 have none, and PyTorch loads them all the same
 
 
@@ -137,11 +140,11 @@ def infer_width(entry: Listing, shapes: Mapping[str, Shape]) -> float | None:
             unit, base = got / int(factor or 1), int(channels)
             low = max(low, (unit - entry.step / 2) / base if unit > entry.step else 0.0)
             high = min(high, (unit + entry.step / 2) / base)
-    for digits in range(1, 7):
-        width = round((low + high) / 2, digits)
-        if 0 < low <= width < high or 0 == low < width < high:  # at `high` the rounding has already gone up
-            return width
-    return None
+    middle = (low + high) / 2
+    candidates = [round(middle * parts) / parts for parts in (1, 2, 4, 8)]  # 0.125 is rounder than 0.12
+    candidates += [round(middle, digits) for digits in range(1, 7)]
+    # At `high` the rounding has already gone up.
+    return next((width for width in candidates if width > 0 and low <= width < high), None)
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,16 @@ class _TimmView(Mapping[str, "Tensor"]):
         key, _ = self._layout.to_file[timm_key]
         return self._state[key].reshape(self._layout.to_timm[key][1])
 
+    def pieces(self, timm_key: str) -> Iterator[Tensor]:
+        """Read a tensor in pieces of rows, as `in_pieces` tells."""
+        key, file_shape = self._layout.to_file[timm_key]
+        shape = self._layout.to_timm[key][1]
+        if file_shape[:1] == shape[:1]:  # the same rows
+            rows = (-1, *shape[1:]) if shape else ()
+            yield from map(methodcaller("reshape", rows), in_pieces(self._state, key))
+        else:
+            yield from in_pieces({timm_key: self[timm_key]}, timm_key)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._layout.to_file)
 
@@ -192,9 +205,9 @@ MOST = 10  # problems of one kind that are spelled out; the rest is counted
 
 
 def compare_tensors(
-    file: str, specs: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec], what: str
+    file: str, specs: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec], what: str, most: int = MOST
 ) -> list[str]:
-    """Return one line for every missing, extra or misshaped tensor of a file, at most ten of a kind.
+    """Return one line for every missing, extra or misshaped tensor of a file, not many more than `most` of a kind.
 
     `what` names the net that is expected. The precision of the numbers is free; counters of batch norms may be missing.
     """
@@ -223,7 +236,8 @@ def compare_tensors(
     }
     problems: list[str] = []
     for kind, lines in kinds.items():
-        problems += lines[:MOST]
-        if len(lines) > MOST:
-            problems.append(f"{file}: ... and {len(lines) - MOST} more tensors {kind}")
+        shown = lines if len(lines) <= most + 1 else lines[:most]  # a line that counts one would name it as well
+        problems += shown
+        if len(lines) > len(shown):
+            problems.append(f"{file}: ... and {len(lines) - len(shown)} more tensors {kind}")
     return problems

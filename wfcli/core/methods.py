@@ -5,11 +5,15 @@ T teachers. A method reads the teachers one after the other and keeps a running 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from wfcli.core.pieces import in_pieces
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor]) -
 
     A weight is a number or a tensor that broadcasts against the teachers' tensor, one weight a row for instance.
     """
+    import torch
+
     total: Tensor | None = None
     for tensor, weight in zip(tensors, weights, strict=True):
         term = tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * weight
@@ -48,9 +54,11 @@ def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor]) -
 def soup_tensor(tensors: Iterable[Tensor]) -> Tensor:
     """Return the uniform average of T versions of one tensor (Wortsman et al. 2022, 2203.05482, "uniform soup").
 
-    Floating point: the mean, taken in float32 or wider, in the dtype of the first. Integer and bool tensors are counters
-    and masks, no quantities to average: the largest of them, whatever the order of the teachers.
+    Floating point: the mean, taken in float32 or wider, in the dtype of the first. Integer and bool tensors are
+    counters and masks, no quantities to average: the largest of them, whatever the order of the teachers.
     """
+    import torch
+
     total: Tensor | None = None
     count = 0
     dtype = torch.float32
@@ -67,6 +75,13 @@ def soup_tensor(tensors: Iterable[Tensor]) -> Tensor:
     if total is None:
         raise ValueError("soup of no tensors")
     return total.div_(count).to(dtype) if dtype.is_floating_point else total
+
+
+def soup_pieces(teachers: Sequence[Mapping[str, Tensor]], name: str) -> Iterator[Tensor]:
+    """Yield the soup of one tensor of T teachers in pieces of rows; one piece of one teacher is in memory at a time."""
+    first, *others = (in_pieces(teacher, name) for teacher in teachers)
+    for piece in first:
+        yield soup_tensor(chain((piece,), (next(other) for other in others)))
 
 
 def soup(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

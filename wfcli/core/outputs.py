@@ -46,6 +46,35 @@ def check_writable(path: Path) -> None:
     _create_beside(Path(path)).unlink(missing_ok=True)
 
 
+def check_folder(folder: Path) -> None:
+    """Make sure that files can be written to `folder`, which need not be there yet; nothing is left behind.
+
+    Raises:
+        OutputError: it is a file, or it cannot be made or written.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{folder}: {existing} is not a folder", hint="choose another -o")
+    probe = existing / f".{secrets.token_hex(4)}.tmp"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable_folder(folder, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it, unless they are there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable_folder(folder, error) from error
+
+
 def write_json(path: Path, obj: Any) -> None:
     """Write `obj` as indented JSON, atomically. Keys keep their order: the same object gives the same bytes.
 
@@ -69,6 +98,13 @@ def _create_beside(path: Path) -> Path:
     except OSError as error:
         raise _unwritable(path, error) from error
     return temporary
+
+
+def _unwritable_folder(folder: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(
+        f"{folder}: cannot be made or written ({reason})", hint="choose a place with write permission and space"
+    )
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

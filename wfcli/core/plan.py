@@ -2,9 +2,9 @@
 
 N channels of a layer, F token width. One table serves the tokens now and the permutations of an alignment later.
 
-A layer spec owns one weight whose first axis are its N output channels, and everything that lives on the same channels: its
-bias and the affine and running statistics of the batch norm behind it. What has no channel structure (position embeddings,
-class tokens, layer scale) is a spec of one channel: all of it is one row.
+A layer spec owns one weight whose first axis are its N output channels, and everything that lives on the same channels:
+its bias and the affine and running statistics of the batch norm behind it. What has no channel structure (position
+embeddings, class tokens, layer scale) is a spec of one channel: all of it is one row.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class LayerPlan:
 def plan_layers(model: nn.Module, head: str) -> LayerPlan:
     """Derive the layer plan from a model (an empty one on the meta device will do).
 
-    `head` is the module name of the classifier. Modules are taken in the order of definition, which is the forward order
-    in timm. A batch norm belongs to the convolution or linear layer before it; a layer norm, which in a Transformer stands
-    before its layer on the residual stream, is a spec of its own. The second axis of a weight is tied to the nearest earlier spec with
-    that many channels; without one, it is tied to none.
+    `head` is the module name of the classifier. Modules are taken in the order of definition, which is the forward
+    order in timm. A batch norm belongs to the convolution or linear layer before it; a layer norm, which in a
+    Transformer stands before its layer on the residual stream, is a spec of its own. The second axis of a weight is
+    tied to the nearest earlier spec with that many channels; without one, it is tied to none.
     """
     drafts: list[dict[str, object]] = []
     norms: set[str] = set()
@@ -86,7 +86,7 @@ def plan_layers(model: nn.Module, head: str) -> LayerPlan:
                     "columns": columns,
                     "weight": own.pop("weight"),
                     "bias": own.pop("bias", None),
-                }  # fmt: skip
+                }
             )
         elif shapes.get("weight") and len(shapes["weight"]) == 1 and set(own) <= {"weight", "bias"}:
             batch = "running_mean" in buffers
@@ -104,8 +104,8 @@ def plan_layers(model: nn.Module, head: str) -> LayerPlan:
                 last["counters"] = tuple(buffers.values())
                 buffers.clear()
         # Whatever is left has no channel structure we know of: one row a tensor. A floating-point buffer is one too.
-        for full in (*own.values(), *buffers.values()):
-            drafts.append({"name": full, "kind": "free", "channels": 1, "weight": full})
+        loose = (*own.values(), *buffers.values())
+        drafts.extend({"name": full, "kind": "free", "channels": 1, "weight": full} for full in loose)
     last_index = max(len(drafts) - 1, 1)
     specs = tuple(LayerSpec(**draft, depth=index / last_index) for index, draft in enumerate(drafts))  # type: ignore[arg-type]
     return LayerPlan(specs, frozenset(norms))

@@ -14,6 +14,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from wfcli.core.pieces import in_pieces
+
 # Half the way from independent to equal; there the cosine between two of 2 / 6 / 20 teachers is 0.46 / 0.40 / 0.34.
 # Fine-tunes and independent nets lie near the two ends (tests/test_regime), so the exact place does not matter.
 LEAST_EXCESS = 0.5
@@ -46,7 +48,7 @@ class Regime:
 
 
 def regime(teachers: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> Regime:
-    """Compare T >= 2 teachers, layer by layer, with their mean. A few tensors are in memory at a time, for any T.
+    """Compare T >= 2 teachers, layer by layer, with their mean. Every tensor is read once, T pieces at a time.
 
     Only floating-point weights of two and more dimensions count: biases and norms are alike in all nets. A layer that
     is zero or not finite says nothing and is left out; if none is left, all figures are 0.
@@ -56,17 +58,13 @@ def regime(teachers: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> Re
     apart = [0.0] * len(teachers)
     square = 0.0
     for name in names:
-        mean = _mean(teachers, name)
-        norm = _norm(mean) if mean is not None else 0.0
-        if mean is None or norm == 0 or not math.isfinite(norm):
+        products = _products(teachers, name)
+        if products is None or products.mean == 0 or not math.isfinite(products.mean):
             continue
-        layer = []
-        for t, teacher in enumerate(teachers):
-            weight = teacher[name].float()
-            layer.append(_cosine(weight, mean, norm))
-            apart[t] += _norm(weight - mean) ** 2
-        cosines.append(layer)
-        square += norm**2
+        own, along = products.own.tolist(), products.along.tolist()
+        cosines.append([a / math.sqrt(o * products.mean) if o else 0.0 for a, o in zip(along, own, strict=True)])
+        apart = [total + d for total, d in zip(apart, products.apart.tolist(), strict=True)]
+        square += products.mean
     if not cosines:
         return Regime(False, (0.0,) * len(teachers), (0.0,) * len(teachers))
     medians = tuple(median(layer[t] for layer in cosines) for t in range(len(teachers)))
@@ -80,20 +78,27 @@ def _excess(cosine: float, independent: float) -> float:
     return (cosine - independent) / (1 - independent)
 
 
-def _mean(teachers: Sequence[Mapping[str, Tensor]], name: str) -> Tensor | None:
-    total = teachers[0][name]
-    if total.ndim < 2 or not total.is_floating_point():
-        return None
-    total = total.to(torch.float32, copy=True)
-    for teacher in teachers[1:]:
-        total += teacher[name]
-    return total.div_(len(teachers))
+@dataclass
+class _Products:
+    """Inner products of one tensor of T teachers, float64."""
+
+    own: Tensor  # |w_t|^2, [T]
+    along: Tensor  # w_t . mean, [T]
+    apart: Tensor  # |w_t - mean|^2, [T]: taken by itself, as the difference of the others is lost in rounding
+    mean: float  # |mean|^2
 
 
-def _norm(weight: Tensor) -> float:
-    return float(torch.linalg.vector_norm(weight))
-
-
-def _cosine(weight: Tensor, mean: Tensor, norm: float) -> float:
-    own = _norm(weight)
-    return float(torch.dot(weight.flatten(), mean.flatten())) / (own * norm) if own else 0.0
+def _products(teachers: Sequence[Mapping[str, Tensor]], name: str) -> _Products | None:
+    """Return the products of one tensor; None for one that does not count."""
+    own, along, apart = torch.zeros(3, len(teachers), dtype=torch.float64)
+    square = 0.0
+    for pieces in zip(*(in_pieces(teacher, name) for teacher in teachers), strict=True):
+        if pieces[0].ndim < 2 or not pieces[0].is_floating_point():
+            return None
+        rows = torch.stack([piece.flatten().float() for piece in pieces])  # [T, numbers of the piece]
+        mean = rows.mean(0)
+        own += torch.linalg.vector_norm(rows, dim=1).double().square()
+        along += (rows @ mean).double()
+        apart += torch.linalg.vector_norm(rows.sub_(mean), dim=1).double().square()
+        square += float(torch.dot(mean, mean))
+    return _Products(own, along, apart, square)

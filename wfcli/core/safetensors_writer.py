@@ -24,32 +24,67 @@ def write_checkpoint(
 ) -> str:
     """Write a safetensors file as its tensors arrive (in any order, each once); return the sha256 of its bytes.
 
-    The same specs, tensors and provenance give the same bytes. A tensor that is not in `specs`, comes twice, or has
-    another shape or dtype is a bug of the caller (`AssertionError`). If anything fails, nothing is left behind.
+    A tensor may come in several pieces of rows, one after the other. The same specs, tensors and provenance give the
+    same bytes. A tensor that is not in `specs`, comes twice, or has another shape or dtype is a bug of the caller
+    (`AssertionError`). If anything fails, nothing is left behind.
 
     Raises:
         OutputError: the place cannot be written.
     """
-    header, offsets = _lay_out(specs, provenance)
     with atomic_path(path) as temporary:
         with temporary.open("wb", buffering=0) as file:
-            _write_all(file.fileno(), memoryview(header), 0)
-            os.truncate(file.fileno(), len(header) + sum(spec.size for spec in specs.values()))
+            body = _Body(file.fileno(), specs, provenance)
             for name, tensor in tensors:
-                assert name in offsets, f"{name}: unexpected, or written twice"
-                got = TensorSpec(tuple(tensor.shape), dtype_name(tensor.dtype))
-                assert got == specs[name], f"{name}: got {got}, expected {specs[name]}"
-                _write_all(file.fileno(), _bytes_of(tensor), offsets.pop(name))
-            assert not offsets, f"never written: {', '.join(offsets)}"
-        return file_digest(temporary)
+                body.put(name, tensor)
+            assert not body.left, f"never written: {', '.join(body.left)}"
+        return body.digest() or file_digest(temporary)
+
+
+class _Body:
+    """The tensors of a file, as they arrive behind the header."""
+
+    def __init__(self, descriptor: int, specs: Mapping[str, TensorSpec], provenance: Mapping[str, Any]) -> None:
+        header, self._offsets = _lay_out(specs, provenance)
+        self._descriptor = descriptor
+        self._specs = specs
+        self.left = {name: spec.size for name, spec in specs.items()}  # bytes that are still to come
+        self._size = len(header) + sum(self.left.values())
+        os.truncate(descriptor, self._size)
+        _write_all(descriptor, memoryview(header), 0)
+        self._hash, self._hashed = hashlib.sha256(header), len(header)  # of what came in the order of the file
+
+    def put(self, name: str, piece: torch.Tensor) -> None:
+        """Write a tensor, or the next rows of it."""
+        assert name in self.left, f"{name}: unexpected, or written twice"
+        got, spec, left = TensorSpec(tuple(piece.shape), dtype_name(piece.dtype)), self._specs[name], self.left[name]
+        row = (spec.dtype, len(spec.shape), spec.shape[1:])
+        assert (got.dtype, len(got.shape), got.shape[1:]) == row, f"{name}: got {got}, expected {spec}"
+        assert got.size <= left, f"{name}: got {got}, expected {spec}"
+        offset, view = self._offsets[name] + spec.size - left, _bytes_of(piece)
+        _write_all(self._descriptor, view, offset)
+        if offset == self._hashed:
+            self._hash.update(view)
+            self._hashed += len(view)
+        self.left[name] -= len(view)
+        if not self.left[name]:
+            del self.left[name]
+
+    def digest(self) -> str | None:
+        """Return the sha256 of the file, or None where the tensors did not come in its order."""
+        return self._hash.hexdigest() if self._hashed == self._size else None
+
+
+def file_order(specs: Mapping[str, TensorSpec]) -> list[str]:
+    """Return the names in the order in which the tensors stand in a file: wide dtypes first, all stay aligned."""
+    return sorted(specs, key=lambda name: (-TORCH_DTYPES[specs[name].dtype][1], name))
 
 
 def _lay_out(specs: Mapping[str, TensorSpec], provenance: Mapping[str, Any]) -> tuple[bytes, dict[str, int]]:
-    """Return the header's bytes and each tensor's place in the file. Wide dtypes come first: all stay aligned."""
+    """Return the header's bytes and each tensor's place in the file."""
     fields: dict[str, Any] = {}
     begins: dict[str, int] = {}
     cursor = 0
-    for name in sorted(specs, key=lambda name: (-TORCH_DTYPES[specs[name].dtype][1], name)):
+    for name in file_order(specs):
         spec, begins[name] = specs[name], cursor
         cursor += spec.size
         fields[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [begins[name], cursor]}

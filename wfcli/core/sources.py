@@ -17,9 +17,10 @@ from typing import Any
 
 from wfcli.core.checkpoint import INDEX_SUFFIX, PICKLE_SUFFIXES
 from wfcli.core.hub import GENERATOR_FILES, SPELLING, fetch_generator, fetch_weights, parse_hub_name
-from wfcli.errors import SourceError, WfError
+from wfcli.errors import Problems, SourceError
 
 SPELLINGS = f"a file, a folder, a glob in quotes, {SPELLING}, or pretrained:NAME"
+GENERATOR_SPELLINGS = "the folder that train-generator wrote, hf:owner/name[@revision], or pretrained:NAME"
 SUFFIXES = (".safetensors", INDEX_SUFFIX, *PICKLE_SUFFIXES)
 _PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # two letters at least: C:\ is a path
 
@@ -56,35 +57,23 @@ def resolve_source(text: str, what: str = "checkpoint") -> Source:
     return found[0]
 
 
-def resolve_sources(texts: Sequence[str], what: str = "teacher") -> list[Source]:
-    """Resolve sources in order; a glob or folder gives its checkpoints by name. All problems come in one error.
+def resolve_sources(texts: Sequence[str], what: str = "teacher", problems: Problems | None = None) -> list[Source]:
+    """Resolve sources in order; a glob or folder gives its checkpoints by name.
 
-    Equal base names are told apart by parent folders. A file that is named twice is returned twice.
+    Equal base names are told apart by parent folders. A file that is named twice is returned twice. With `problems`
+    all that leads nowhere goes there instead of being raised, and the rest is returned.
 
     Raises:
-        SourceError: one or more lead nowhere; a glob that matches nothing is named.
+        SourceError: all that leads nowhere; a glob that matches nothing is named.
     """
-    found, errors = try_sources(texts, what)
-    if errors:
-        raise SourceError(*(problem for error in errors for problem in error.problems), hint=join_hints(errors))
-    return found
-
-
-def try_sources(texts: Sequence[str], what: str = "teacher") -> tuple[list[Source], list[SourceError]]:
-    """Resolve what can be resolved, as `resolve_sources` does, and return it with the errors of the rest."""
+    collected = Problems() if problems is None else problems
     found: list[Source] = []
-    errors: list[SourceError] = []
     for text in texts:
-        try:
+        with collected:
             found += _expand(text, what)
-        except SourceError as error:  # noqa: PERF203 (all problems at once)
-            errors.append(error)
-    return _with_unique_names(found), errors
-
-
-def join_hints(errors: Sequence[WfError]) -> str | None:
-    """Return the hints of several errors, each once, one a line."""
-    return "\n".join(dict.fromkeys(error.hint for error in errors if error.hint)) or None
+    if problems is None:
+        collected.raise_all()
+    return _with_unique_names(found)
 
 
 def resolve_generator(text: str) -> Source:
@@ -103,19 +92,20 @@ def resolve_generator(text: str) -> Source:
     if text.startswith("pretrained:"):
         wanted = text.removeprefix("pretrained:")
         if wanted not in known:
-            raise SourceError(f"{text}: no such generator", hint=_suggest(wanted, list(known), "pretrained:"))
+            hint = _suggest(wanted, list(known), GENERATOR_SPELLINGS)
+            raise SourceError(f"{text}: no such generator", hint=hint)
         return Source(text, known[wanted].path, wanted)
     path = _local(text)
-    _refuse_unknown_prefix(text, path)
+    _refuse_unknown_prefix(text, path, GENERATOR_SPELLINGS)
     if not path.is_dir():
         got = "a file" if path.exists() else "no such folder"
-        hint = f"did you mean pretrained:{text}?" if text in known else _suggest(text, list(known), "pretrained:")
+        hint = _suggest(text, list(known), GENERATOR_SPELLINGS)
         raise SourceError(f"{text}: expected the folder of a generator, got {got}", hint=hint)
     missing = [file for file in GENERATOR_FILES if not (path / file).is_file()]
     if missing:
         raise SourceError(
             f"{text}: holds no generator: {' and '.join(missing)} missing",
-            hint="give the folder that train-generator wrote",
+            hint=f"give {GENERATOR_SPELLINGS}",
         )
     return Source(text, path, _base_name(path))
 
@@ -158,7 +148,7 @@ def _expand(text: str, what: str) -> list[Source]:
         return [Source(text, path, path.name)]
     if glob.has_magic(text):
         return _expand_glob(text, path, what)
-    _refuse_unknown_prefix(text, path)
+    _refuse_unknown_prefix(text, path, SPELLINGS)
     raise SourceError(f"{text}: no such {what} file", hint=_suggest_neighbour(path))
 
 
@@ -199,21 +189,21 @@ def _pretrained_checkpoint(text: str, what: str) -> Path:
         if wanted and ".." not in Path(wanted).parts and not Path(wanted).is_absolute() and path.exists():
             return path
     known = [path.name.removesuffix(".safetensors") for path in sorted(root.glob("*"))]
-    raise SourceError(f"{text}: no such {what} comes with wfcli", hint=_suggest(wanted, known, "pretrained:"))
+    raise SourceError(f"{text}: no such {what} comes with wfcli", hint=_suggest(wanted, known, SPELLINGS))
 
 
-def _refuse_unknown_prefix(text: str, path: Path) -> None:
+def _refuse_unknown_prefix(text: str, path: Path, spellings: str) -> None:
     prefix = _PREFIX.match(text)
     if prefix and not path.exists():
-        raise SourceError(f"{text}: unknown prefix {prefix[0]!r}", hint=f"give {SPELLINGS}")
+        raise SourceError(f"{text}: unknown prefix {prefix[0]!r}", hint=f"give {spellings}")
 
 
-def _suggest(wanted: str, known: Sequence[str], prefix: str = "") -> str:
+def _suggest(wanted: str, known: Sequence[str], spellings: str) -> str:
     if not known:
-        return f"nothing comes with this installation of wfcli; give {SPELLINGS}"
+        return f"nothing comes with this installation of wfcli; give {spellings}"
     nearest = get_close_matches(wanted, known, n=1)
-    listed = "there are " + ", ".join(f"{prefix}{name}" for name in known)
-    return f"did you mean {prefix}{nearest[0]}? {listed}" if nearest else listed
+    listed = "there are " + ", ".join(f"pretrained:{name}" for name in known)
+    return f"did you mean pretrained:{nearest[0]}? {listed}" if nearest else listed
 
 
 def _suggest_neighbour(path: Path) -> str:

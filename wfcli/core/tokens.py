@@ -2,9 +2,10 @@
 
 T teachers, N channels of a layer, F token width (fan-in row, then bias, norm weight, norm bias), S statistics.
 
-Everything the statistics need of the weights are inner products between the teachers' rows of one channel. They are taken once
-per layer (`RowProducts`), relative to the mean so that near-equal teachers do not drown in rounding; the statistics of any subset of
-the teachers follow from them without reading the weights again, which is what makes training on random subsets cheap.
+Everything the statistics need of the weights are inner products between the teachers' rows of one channel. They are
+taken once per layer (`RowProducts`), relative to the mean so that near-equal teachers do not drown in rounding; the
+statistics of any subset of the teachers follow from them without reading the weights again, which is what makes
+training on random subsets cheap.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wfcli.core.pieces import in_pieces, row_ranges
 from wfcli.core.plan import KINDS, LayerSpec
 
 EPS = 1e-12
@@ -36,7 +38,7 @@ class LayerTokens:
 
 @dataclass
 class RowProducts:
-    """Inner products of T teachers' rows, channel by channel. The last index of `own` and `centred` is the mean over the T."""
+    """Inner products of T teachers' rows, channel by channel; the last index of `own` and `centred` is their mean."""
 
     own: Tensor  # [N, T + 1, T + 1]: deviations from the mean row d_1 .. d_T, then the mean row m itself
     centred: (
@@ -61,7 +63,15 @@ def to_tokens(
     """Read one layer of T teachers: every tensor once, as float32 on `device`."""
 
     def stack(name: str) -> Tensor:
-        return torch.stack([teacher[name].to(device, torch.float32) for teacher in teachers])
+        first = teachers[0][name].to(device, torch.float32)
+        stacked = first.new_empty(len(teachers), *first.shape)
+        stacked[0] = first
+        for flat, teacher in zip(stacked.flatten(1)[1:], teachers[1:], strict=True):
+            begin = 0
+            for piece in in_pieces(teacher, name):
+                flat[begin : begin + piece.numel()] = piece.flatten()
+                begin += piece.numel()
+        return stacked
 
     weight = None if spec.weight is None else stack(spec.weight)
     if weight is not None and spec.kind == "free":
@@ -75,7 +85,7 @@ def to_tokens(
 
 
 def from_tokens(spec: LayerSpec, weight: Tensor | None, affines: Tensor, running: Tensor | None) -> dict[str, Tensor]:
-    """Name the tensors of one student layer: weight [N, ...], affines [3, N], running [2, N]; the reverse of `to_tokens`."""
+    """Name the tensors of one student layer: weight [N, ...], affines [3, N], running [2, N]; `to_tokens` undone."""
     named: dict[str, Tensor] = {}
     if spec.weight is not None and weight is not None:
         named[spec.weight] = weight
@@ -87,24 +97,30 @@ def from_tokens(spec: LayerSpec, weight: Tensor | None, affines: Tensor, running
 
 def row_products(tokens: LayerTokens) -> RowProducts:
     """Take the inner products the statistics are made of. Cost: T * T * N * F."""
-    if tokens.weight is None:  # a norm of its own: its affine vectors are the rows
-        rows = tokens.affines.permute(1, 2, 0)  # [T, N, 3]
-    else:
-        rows = tokens.weight.flatten(2)  # [T, N, F]
-    mean = rows.mean(0, keepdim=True)
-    deviation = rows - mean
-    drift = deviation.mean(1, keepdim=True)  # [T, 1, F]: what all channels of a teacher moved alike
-    centred = deviation - drift
-    centred_mean = mean - mean.mean(1, keepdim=True)
+    # A norm of its own has no weight: its affine vectors are the rows, [T, N, 3] instead of [T, N, F].
+    rows = tokens.affines.permute(1, 2, 0) if tokens.weight is None else tokens.weight.flatten(2)
+    teachers, channels, width = rows.shape
+    own, centred = rows.new_empty(2, channels, teachers + 1, teachers + 1)
+    drift = rows.new_zeros(teachers + 1, width)  # what all channels of a teacher moved alike
+    # Some channels at a time, twice, in the same memory: their deviations take none of the layer's size.
+    ranges = list(row_ranges(channels, (teachers + 1) * width))
+    memory = rows.new_empty(ranges[0][1], teachers + 1, width)
+    for begin, end in ranges:
+        relative = _relative(rows[:, begin:end], memory[: end - begin])
+        torch.bmm(relative, relative.transpose(1, 2), out=own[begin:end])
+        drift += relative.sum(0) / channels
+    for begin, end in ranges:
+        relative = _relative(rows[:, begin:end], memory[: end - begin]).sub_(drift)
+        torch.bmm(relative, relative.transpose(1, 2), out=centred[begin:end])
     log_var = None if tokens.running is None else tokens.running[1].clamp_min(EPS).log()
-    return RowProducts(_gram(deviation, mean), _gram(centred, centred_mean), tokens.affines, log_var)
+    return RowProducts(own, centred, tokens.affines, log_var)
 
 
 def statistics(products: RowProducts, spec: LayerSpec) -> Tensor:
     """Return the scale-free statistics of every token, [T, N, S]: no weight can be read back from them.
 
-    Rows of equal teachers give finite numbers; multiplying all teachers of a layer by one factor changes nothing, nor does the order of
-    the teachers (but that the rows follow it).
+    Rows of equal teachers give finite numbers; multiplying all teachers of a layer by one factor changes nothing, nor
+    does the order of the teachers (but that the rows follow it).
     """
     own, centred = _row_features(products.own), _row_features(products.centred)
     teachers, channels = own.shape[:2]
@@ -129,9 +145,9 @@ NUM_STATISTICS = 2 * 13 + 1 + 3 * 3 + 2 + 3 + len(KINDS)
 
 
 def layer_deviation(products: RowProducts) -> Tensor:
-    """Return the relative deviation of each channel from the teachers' mean, [N]: rms_t |d_t| / |m|; 0 where all teachers agree.
+    """Return the relative deviation of each channel from the teachers' mean, [N]: rms_t |d_t| / |m|.
 
-    Rounding is cut off: below 1e-6 it is exactly 0.
+    It is 0 where all teachers agree; rounding is cut off: below 1e-6 it is exactly 0.
     """
     deviation = torch.diagonal(products.own, dim1=1, dim2=2)[:, :-1].mean(1).clamp_min(0).sqrt()
     mean = products.own[:, -1, -1].clamp_min(0).sqrt()
@@ -141,9 +157,11 @@ def layer_deviation(products: RowProducts) -> Tensor:
     return (torch.maximum(ratio, spread) - 1e-6).clamp_min(0)
 
 
-def _gram(deviation: Tensor, mean: Tensor) -> Tensor:
-    rows = torch.cat([deviation, mean]).transpose(0, 1)  # [N, T + 1, F]
-    return rows @ rows.transpose(1, 2)
+def _relative(rows: Tensor, out: Tensor) -> Tensor:
+    """Write to `out` [N, T + 1, F] the deviations of rows [T, N, F] from their mean over the T, then that mean."""
+    torch.mean(rows, 0, out=out[:, -1])
+    torch.sub(rows.transpose(0, 1), out[:, -1:], out=out[:, :-1])
+    return out
 
 
 def _recentre(gram: Tensor, index: Tensor) -> Tensor:
@@ -193,7 +211,8 @@ def _row_features(gram: Tensor) -> Tensor:
 def _common_drift(products: RowProducts) -> Tensor:
     """Return the cosine of each row's deviation to what all rows of that teacher moved alike, [T, N].
 
-    |d|^2 - |d - drift|^2 = 2 d . drift - |drift|^2, and its mean over the rows is |drift|^2: no need to read the rows again.
+    |d|^2 - |d - drift|^2 = 2 d . drift - |drift|^2, and its mean over the rows is |drift|^2: no need to read the rows
+    again.
     """
     square = torch.diagonal(products.own, dim1=1, dim2=2)[:, :-1].clamp_min(0)  # [N, T]
     gap = square - torch.diagonal(products.centred, dim1=1, dim2=2)[:, :-1]

@@ -134,7 +134,8 @@ def train_step(
 ) -> Tensor:
     """Move `model` (in train mode) by one step of learning rate `rate` and return the loss before it.
 
-    The gradient is cut to norm 5. `wanted` is what the teachers say of the very images of the step (`mean_probabilities`).
+    The gradient is cut to norm 5. `wanted` is what the teachers say of the very images of the step
+    (`mean_probabilities`).
     """
     with autocast:
         logits = model(x)

@@ -88,7 +88,7 @@ def read_zoo(folder: Path | str) -> Zoo:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"{path}: damaged ({type(error).__name__}: {error})"
         raise SourceError(message, hint="run wfcli train-teachers again") from error
-    missing = [f"{path.name}: not there, though {FILE} names it" for path in zoo.paths if not path.is_file()]
+    missing = [f"{path}: not there, though {FILE} names it" for path in zoo.paths if not path.is_file()]
     if missing:
         raise CheckpointError(*missing, hint="run the same wfcli train-teachers again: it makes only what is missing")
     return zoo

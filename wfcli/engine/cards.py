@@ -9,6 +9,7 @@ from wfcli.core.generator import WeightFormer
 from wfcli.core.zoo import Zoo
 
 if TYPE_CHECKING:
+    from wfcli.engine.grounds import OpenZoo
     from wfcli.engine.train_generator import TrainGeneratorConfig
 
 HEAD = """---
@@ -19,51 +20,45 @@ tags:
 - weightformer
 ---
 """
+SETTINGS = (("calibrated", "BatchNorm from images of the task"), ("data_free", "without any data"))
 
 
 def generator_card(
-    generator: WeightFormer, zoos: Sequence[Zoo], best: Mapping[str, float], config: TrainGeneratorConfig
+    generator: WeightFormer, zoos: Sequence[OpenZoo], best: Mapping[str, float], config: TrainGeneratorConfig
 ) -> str:
-    """Write a generator's card: what it is, what it was trained on, what it reached on held-out teachers, how to make it again."""
-    settings = generator.config
+    """Write a generator's card: what it is, what it was trained on, what it reached, how to make it again.
+
+    `best` is the validation (accuracies 0..1) of the step that was kept.
+    """
+    frame = generator.config.frame
     parameters = sum(p.numel() for p in generator.parameters())
-    shown = {"calibrated": "BatchNorm from images of the task", "data_free": "without any data"}
-    rows = [
-        f"| {text} | {100 * best['soup_' + key]:.1f} | {100 * best[key]:.1f} |"
-        for key, text in shown.items()
-        if key in best
-    ]
-    trained = [
-        f"- {zoo.folder.name}: {len(zoo.teachers)} x {zoo.architecture.label}, {len(zoo.class_names)} classes, "
-        f"{'same data' if zoo.shares['kind'] == 'same' else 'split data, ' + str(zoo.shares['kind'])}"
-        for zoo in zoos
-    ]
-    belongs = []
-    if settings.frame:
-        belongs = [
-            f"It belongs to one base ({settings.frame.base or 'unnamed'}), architecture ({settings.frame.architecture}) and set of "
-            f"classes ({len(settings.frame.class_names)}); `wfcli fuse` refuses it for others.",
-            "",
-        ]
     lines = [
-        f"# WeightFormer, preset `{settings.preset}`",
+        f"# WeightFormer, preset `{generator.config.preset}`",
         "",
         "A generator for `wfcli fuse`: it reads the weights of several checkpoints and gives those of one student.",
         "After Meta-Ensemble Parameter Learning (arXiv 2210.01973).",
         "",
-        *belongs,
-        f"{parameters:,} parameters. {config.steps} steps of {config.batch_size} images, rate {config.lr}, seed {config.seed}, "
-        f"2 to {config.max_teachers} teachers a step; the best by validation is step {int(best['step'])}.",
+    ]
+    if frame is not None:
+        lines += [
+            f"It belongs to one base ({frame.base or 'unnamed'}), one architecture ({frame.architecture})",
+            f"and one set of {len(frame.class_names)} classes; `wfcli fuse` refuses it for others.",
+            "",
+        ]
+    lines += [
+        f"{parameters:,} parameters. {config.steps} steps of {config.batch_size} images, rate {config.lr},",
+        f"seed {config.seed}, 2 to {config.max_teachers} teachers a step;",
+        f"the best by validation is step {int(best['step'])}.",
         "",
         "## Validation on held-out teachers (top-1, %)",
         "",
         "| BatchNorm statistics | soup | generator |",
         "|---|---|---|",
-        *rows,
+        *(f"| {text} | {100 * best['soup_' + key]:.1f} | {100 * best[key]:.1f} |" for key, text in SETTINGS),
         "",
         "## Trained on",
         "",
-        *trained,
+        *(_zoo_line(entry.zoo) for entry in zoos),
         "",
         "## Use",
         "",
@@ -73,3 +68,11 @@ def generator_card(
         "",
     ]
     return HEAD + "\n".join(lines)
+
+
+def _zoo_line(zoo: Zoo) -> str:
+    kind = zoo.shares["kind"]
+    return (
+        f"- {zoo.folder.resolve().name}: {len(zoo.teachers)} x {zoo.architecture.label}, "
+        f"{len(zoo.class_names)} classes, {'same data' if kind == 'same' else f'split data, {kind}'}"
+    )

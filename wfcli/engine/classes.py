@@ -1,14 +1,14 @@
-"""Do the heads have the classes of the data? Asked before an image is decoded."""
+"""Has the data the splits that are needed, and have the heads its classes? Asked before an image is decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wfcli.core.checkpoint import Checkpoint
-from wfcli.core.data import DataSpec, load_class_names
+from wfcli.core.data import DataSpec, check_split, load_class_names
 from wfcli.engine.hooks import Hooks
-from wfcli.errors import DataError
+from wfcli.errors import DataError, Problems
 
 
 @dataclass(frozen=True)
@@ -26,29 +26,43 @@ def head_of(checkpoint: Checkpoint, num_classes: int) -> Head:
     return Head(checkpoint.name, num_classes, tuple(known) if isinstance(known, list) else None)
 
 
-def check_classes(data: DataSpec, heads: Sequence[Head], hooks: Hooks) -> tuple[str, ...]:
-    """Return the class names of the data; warn of a checkpoint that was trained on other names, or in another order.
+def check_data(data: DataSpec, splits: Iterable[str], heads: Sequence[Head], hooks: Hooks) -> None:
+    """Check data against the heads; warn of a checkpoint that was trained on other class names, or in another order.
 
     Raises:
-        DataError: heads with another number of classes; or the dataset cannot be read.
+        DataError: the dataset cannot be read or lacks one of the `splits`; heads with another number of classes.
     """
-    names = load_class_names(data)
-    what = f"{data.source} (classes {data.classes})" if data.classes else data.source
-    wrong = [head for head in heads if head.num_classes != len(names)]
-    if wrong:
-        raise DataError(
-            *(f"{h.name}: its head has {h.num_classes} classes, the data {what} has {len(names)}" for h in wrong),
-            hint="choose the classes of the checkpoints with --classes, or the data they were trained on",
-        )
+    problems = Problems()
+    names: tuple[str, ...] = ()
+    for split in splits:
+        with problems:
+            check_split(data, split)
+    with problems:
+        names = load_class_names(data)
+        _check_numbers(data, names, heads)
+    problems.raise_all()
     others = [head for head in heads if head.class_names not in (None, names)]
     if others:
         first = others[0]
         assert first.class_names is not None
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        hooks.warn(
-            f"{first.name}{more} was trained on the classes {_short(first.class_names)}; {what} has {_short(names)}"
-        )
-    return names
+        known = _short(first.class_names)
+        hooks.warn(f"{first.name}{more} was trained on the classes {known}; {_what(data)} has {_short(names)}")
+
+
+def _check_numbers(data: DataSpec, names: Sequence[str], heads: Sequence[Head]) -> None:
+    wrong = [
+        f"{head.name}: its head has {head.num_classes} classes, the data {_what(data)} has {len(names)}"
+        for head in heads
+        if head.num_classes != len(names)
+    ]
+    if wrong:
+        hint = "choose the classes of the checkpoints with --classes, or the data they were trained on"
+        raise DataError(*wrong, hint=hint)
+
+
+def _what(data: DataSpec) -> str:
+    return f"{data.source} (classes {data.classes})" if data.classes else data.source
 
 
 def _short(names: Sequence[str]) -> str:

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
-from wfcli.core.architectures import Architecture, build_model, input_config, match_layout
+from wfcli.core.architectures import Architecture, Layout, build_model, input_config, match_layout
 from wfcli.core.calibrate import has_batchnorm
-from wfcli.core.checkpoint import open_checkpoint
+from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.data import DataSpec, available_splits, load_images
 from wfcli.core.devices import pick_device
 from wfcli.core.metrics import Scores, score
-from wfcli.core.sources import try_sources
-from wfcli.engine.classes import Head, check_classes, head_of
+from wfcli.core.sources import resolve_sources
+from wfcli.engine.classes import Head, check_data, head_of
 from wfcli.engine.expanded_glob import refuse_expanded_glob
+from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.lineup import (
     Bench,
     Entry,
     ask,
     calibrated_entry,
-    load_model,
+    load_entries,
     soup_entry,
-    teacher_entries,
 )
 from wfcli.engine.rows import Comparison, Row, row_of, with_baselines
-from wfcli.engine.teachers import Teachers, gather, open_teachers
-from wfcli.errors import ArchitectureError, CheckpointError, WfError
+from wfcli.engine.teachers import Teachers, open_teachers
+from wfcli.errors import CheckpointError, Problems, WfError
 
-if TYPE_CHECKING:
-    from wfcli.engine.fuse import FuseConfig
-
-__all__ = ["Comparison", "EvaluateConfig", "Row", "Student", "compare", "compare_fused", "evaluate"]
+__all__ = ["Comparison", "EvaluateConfig", "Row", "Student", "compare", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,10 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Student:
-    """A network to compare: its weights by timm's names, read when asked for; `size` in bytes."""
+    """A checkpoint to compare; its weights are read when they are needed."""
 
-    name: str
-    state: Mapping[str, Tensor]
-    size: int
+    file: Checkpoint
+    layout: Layout
 
 
 def evaluate(config: EvaluateConfig, hooks: Hooks | None = None) -> Comparison:
@@ -72,29 +68,17 @@ def evaluate(config: EvaluateConfig, hooks: Hooks | None = None) -> Comparison:
         DataError: the dataset is missing, or has other classes than the heads.
     """
     hooks = hooks or Silent()
-    _check_options(config)
     refuse_expanded_glob(config.checkpoints, config.teachers)
-    teachers, students, heads = _open(config)
-    check_classes(config.data, heads, hooks)
+    problems = Problems()
+    with problems:
+        _check_options(config)
+    with problems:
+        pick_device(config.device)
+    teachers, students, heads = _open(config, problems)
+    with problems:
+        check_data(config.data, [config.split], heads, hooks)
+    problems.raise_all()
     return compare(students, teachers, config, hooks)
-
-
-def compare_fused(config: FuseConfig, teachers: Teachers, hooks: Hooks) -> Comparison:
-    """Compare the student that `fuse` has written with the teachers it was made from."""
-    assert config.data is not None
-    file = open_checkpoint(config.output)
-    layout = match_layout(config.architecture, file.specs, file.name)
-    options = EvaluateConfig(
-        checkpoints=(str(config.output),),
-        teachers=config.teachers,
-        architecture=config.architecture,
-        data=config.data,
-        split=config.split,
-        calibration_images=config.calibration_images,
-        seed=config.seed,
-        device=config.device,
-    )
-    return compare([Student(file.name, layout.timm_view(file), file.size)], teachers, options, hooks)
 
 
 def compare(
@@ -102,20 +86,24 @@ def compare(
 ) -> Comparison:
     """Measure teachers, their mean, best, ensemble and soups, and the students, in one pass over the split.
 
-    The heads have the classes of the data (`check_classes`).
+    The heads have the classes of the data (`check_data`).
 
     Raises:
+        CheckpointError: weights that are not finite, of all the files.
         DataError: the dataset lacks the split, or its images cannot be read.
     """
     settings = input_config(config.architecture)
     bench = Bench(settings, pick_device(config.device), config.batch_size, hooks or Silent())
+    blank = build_model(config.architecture, (teachers or students[0]).layout.num_classes)
+    known = [(Finite(checkpoint), teachers.layout) for checkpoint in teachers.checkpoints] if teachers else []
+    given = [(Finite(student.file), student.layout) for student in students]
+    entries = load_entries(bench, blank, "teacher", known)
+    asked = load_entries(bench, blank, "checkpoint", given)
+    raise_nonfinite([file for file, _ in known + given])
     images = load_images(config.data, config.split, settings.size)
-    blank = build_model(config.architecture, len(images.class_names))
-    entries: list[Entry] = []
     if teachers is not None:
-        entries += teacher_entries(bench, teachers, blank)
         entries += _soups(bench, teachers, blank, config)
-    entries += [Entry(s.name, "checkpoint", load_model(blank, s.state, bench.device), s.size) for s in students]
+    entries += asked
     models = [entry.model for entry in entries]
     count = len(teachers.checkpoints) if teachers is not None else 0
     answers = ask(bench, models, images, stage="evaluating", teachers=count)
@@ -130,8 +118,9 @@ def compare(
 
 
 def _check_options(config: EvaluateConfig) -> None:
-    pick_device(config.device)
     problems = []
+    if not config.checkpoints and not config.teachers:
+        problems.append("nothing to compare: neither checkpoints nor teachers")
     if config.batch_size < 1:
         problems.append(f"batch size: got {config.batch_size}, expected at least 1")
     if config.calibration_images < 0:
@@ -140,30 +129,24 @@ def _check_options(config: EvaluateConfig) -> None:
         raise WfError(*problems)
 
 
-def _open(config: EvaluateConfig) -> tuple[Teachers | None, list[Student], list[Head]]:
-    """Open and check teachers and checkpoints, all problems at once; also return the heads of all."""
-    errors: list[WfError] = []
+def _open(config: EvaluateConfig, problems: Problems) -> tuple[Teachers | None, list[Student], list[Head]]:
+    """Open and check teachers and checkpoints; also return the heads of those that could be opened."""
     teachers, heads = None, []
     if config.teachers:
-        try:
+        with problems:
             teachers = open_teachers(config.teachers, config.architecture)
             heads = [head_of(checkpoint, teachers.num_classes) for checkpoint in teachers.checkpoints]
-        except WfError as error:
-            errors.append(error)
-    sources, missing = try_sources(config.checkpoints, "checkpoint")
-    errors += missing
     students = []
-    for source in sources:
-        try:
+    paths: set[Path] = set()
+    for source in resolve_sources(config.checkpoints, "checkpoint", problems):
+        with problems:
+            if source.path.resolve() in paths:
+                raise CheckpointError(f"{source.name}: the same file twice", hint="give every checkpoint once")
+            paths.add(source.path.resolve())
             file = open_checkpoint(source.path, source.name)
             layout = match_layout(config.architecture, file.specs, file.name)
-        except (CheckpointError, ArchitectureError) as error:
-            errors.append(error)
-            continue
-        students.append(Student(file.name, layout.timm_view(file), file.size))
-        heads.append(head_of(file, layout.num_classes))
-    if errors:
-        raise gather(errors)
+            students.append(Student(file, layout))
+            heads.append(head_of(file, layout.num_classes))
     return teachers, students, heads
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from wfcli.core.zoo import FILE
 from wfcli.errors import CheckpointError
 
 
 def refuse_expanded_glob(checkpoints: Sequence[str], teachers: Sequence[str]) -> None:
     """Refuse ``eval student --teachers zoo/*.safetensors`` without quotes: all but one became checkpoints.
 
-    One teacher alone is an error in any case; this one says what happened. The signs: checkpoints in the folder of the
-    only teacher, with names that differ from its own by numbers, or several, or a zoo.json.
+    One teacher alone is an error in any case; this one says what happened. The signs: beside the only teacher lie
+    checkpoints whose names differ from its own by numbers, or several, or one that is in the same zoo.
 
     Raises:
         CheckpointError: it looks like that.
@@ -23,10 +25,12 @@ def refuse_expanded_glob(checkpoints: Sequence[str], teachers: Sequence[str]) ->
     folder = teacher.resolve().parent
     files = [path for path in map(Path, checkpoints) if path.is_file()]
     beside = [path for path in files if path.resolve().parent == folder and path.name != teacher.name]
-    numbered = any(_without_numbers(path) == _without_numbers(teacher) for path in beside)
-    if not (numbered or len(beside) > 1 or (beside and (folder / "zoo.json").exists())):
+    relatives = [path for path in beside if _without_numbers(path) == _without_numbers(teacher)]
+    relatives += [path for path in beside if {path.name, teacher.name} <= _names_in_zoo(folder)]
+    if not relatives and len(beside) < 2:
         return
-    names = beside[0].name + (f" and {len(beside) - 1} more" if len(beside) > 1 else "")
+    first = (relatives or beside)[0]
+    names = first.name + (f" and {len(beside) - 1} more" if len(beside) > 1 else "")
     raise CheckpointError(
         f"expected at least 2 teachers, got only {teacher.name}; {names} beside it came as checkpoints: "
         "it looks as if the shell had expanded the glob after --teachers",
@@ -36,3 +40,11 @@ def refuse_expanded_glob(checkpoints: Sequence[str], teachers: Sequence[str]) ->
 
 def _without_numbers(path: Path) -> str:
     return "".join(letter for letter in path.name if not letter.isdigit())
+
+
+def _names_in_zoo(folder: Path) -> set[str]:
+    """Return the teachers that a zoo.json there names; nothing where there is none that can be read."""
+    try:
+        return {entry["file"] for entry in json.loads((folder / FILE).read_text(encoding="utf-8"))["teachers"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from wfcli.core.architectures import Architecture, Layout, build_model, input_config, match_layout
 from wfcli.core.checkpoint import Checkpoint, check_writable, open_checkpoint, torch_dtype, write_checkpoint
-from wfcli.core.data import DataSpec, load_class_names, load_images
+from wfcli.core.data import DataSpec, load_images
 from wfcli.core.devices import pick_device
 from wfcli.core.sources import Source, resolve_source
 from wfcli.core.training import repeatable
+from wfcli.engine.classes import Head, check_data, head_of
 from wfcli.engine.distillation import Distillation, beside
+from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.provenance import data_record, made_by
-from wfcli.engine.teachers import Teachers, gather, open_teachers, source_record
-from wfcli.errors import CheckpointError, DataError, OutputError, WfError
+from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers, source_record
+from wfcli.errors import Problems, WfError
 
 RECIPE = ("steps", "lr", "batch_size", "distill_weight", "ce_weight", "temperature", "warmup", "weight_decay")
 
@@ -76,19 +78,21 @@ def finetune(config: FinetuneConfig, hooks: Hooks | None = None) -> FinetuneResu
         OutputError: the output cannot be written.
     """
     hooks = hooks or Silent()
-    _check(config)
+    problems = Problems()
+    with problems:
+        _check(config)
+    with problems:
+        check_writable(config.output)
+    with problems:
+        pick_device(config.device)
+    opened = _open(config, problems, hooks)
     device = pick_device(config.device)
-    check_writable(config.output)
-    opened = _open(config)
     inputs = input_config(config.architecture)
     images = load_images(config.data, "train", inputs.size)
     validation = load_images(config.data, "validation", inputs.size)
     provenance = _provenance(config, opened, images.class_names)
     with repeatable(device):
-        torch.manual_seed(config.seed)
-        student = build_model(config.architecture, opened.layout.num_classes)
-        ensemble = _load_teachers(student, opened.teachers, device) if config.distill_weight else []
-        _load(student, opened.start, opened.layout, device)
+        student, ensemble = _load(config, opened, device)
         state = Distillation(config, student, ensemble, images, validation, device, hooks).go(provenance)
     digest = _write_student(config.output, opened, state.best, {**provenance, "best_step": state.best_step})
     beside(config.output, ".resume").unlink(missing_ok=True)
@@ -135,58 +139,47 @@ class _Opened:
     teachers: Teachers | None
 
 
-def _open(config: FinetuneConfig) -> _Opened:
-    """Open the start and the teachers and check them with the data, from headers: all problems at once."""
-    errors: list[WfError] = []
-    start = teachers = None
-    try:
+def _open(config: FinetuneConfig, problems: Problems, hooks: Hooks) -> _Opened:
+    """Open the start and the teachers and check them with the data, from headers; raise all `problems` at once."""
+    start = layout = teachers = None
+    heads: list[Head] = []
+    with problems:
         source = resolve_source(config.checkpoint)
         start = open_checkpoint(source.path, source.name)
         layout = match_layout(config.architecture, start.specs, start.name)
-    except WfError as error:
-        errors.append(error)
-    try:
+        heads.append(head_of(start, layout.num_classes))
+    with problems:
         teachers = open_teachers(config.teachers, config.architecture, minimum=1) if config.teachers else None
-    except WfError as error:
-        errors.append(error)
-    try:
-        known = len(load_class_names(config.data))
-    except WfError as error:
-        errors.append(error)
-    if errors or start is None:
-        raise gather(errors)
-    heads = [(start.name, layout.num_classes)]
-    if teachers is not None:
-        heads += [(checkpoint.name, teachers.num_classes) for checkpoint in teachers.checkpoints]
-    wrong = [
-        f"{name}: the head has {classes} classes, the data has {known}" for name, classes in heads if classes != known
-    ]
-    if wrong:
-        raise DataError(*wrong, hint="choose the classes of the data with --classes, or other checkpoints")
-    for checkpoint in (start, *(teachers.checkpoints if teachers else ())):
-        if config.output.exists() and checkpoint.path.samefile(config.output):
-            raise OutputError(
-                f"{config.output}: is {checkpoint.name}, which would be overwritten", hint="choose another -o"
-            )
+        heads += [head_of(teacher, teachers.num_classes) for teacher in teachers.checkpoints] if teachers else []
+    with problems:
+        check_data(config.data, ("train", "validation"), heads, hooks)
+    problems.raise_all()
+    assert start is not None
+    assert layout is not None
+    check_not_overwritten(config.output, [start, *(teachers.checkpoints if teachers else ())])
     return _Opened(source, start, layout, teachers)
 
 
-def _load_teachers(model: nn.Module, teachers: Teachers | None, device: torch.device) -> list[nn.Module]:
-    """Return the teachers as copies of `model` with their weights, in eval mode."""
-    if teachers is None:
-        return []
-    layout = teachers.layout
-    return [_load(copy.deepcopy(model), checkpoint, layout, device).eval() for checkpoint in teachers.checkpoints]
+def _load(config: FinetuneConfig, opened: _Opened, device: torch.device) -> tuple[nn.Module, list[nn.Module]]:
+    """Build the student and the teachers it learns from (in eval mode), in float32.
+
+    Raises:
+        CheckpointError: weights that are not finite, of all the files.
+    """
+    torch.manual_seed(config.seed)
+    blank = build_model(config.architecture, opened.layout.num_classes)
+    student = _loaded(blank, start := Finite(opened.start), opened.layout, device)
+    ensemble, files = [], [start]
+    if opened.teachers is not None and config.distill_weight:
+        files += [Finite(teacher) for teacher in opened.teachers.checkpoints]
+        ensemble = [_loaded(blank, file, opened.teachers.layout, device).eval() for file in files[1:]]
+    raise_nonfinite(files)
+    return student, ensemble
 
 
-def _load(model: nn.Module, checkpoint: Checkpoint, layout: Layout, device: torch.device) -> nn.Module:
-    """Put the weights of `checkpoint` into `model`, in float32, and move it to `device`."""
-    state = dict(layout.timm_view(checkpoint))
-    broken = [key for key, tensor in state.items() if not tensor.isfinite().all()]
-    if broken:
-        problems = [f"{checkpoint.name}: {key}: not all values are finite" for key in broken]
-        raise CheckpointError(*problems, hint="leave this checkpoint out, or mend it; nothing was written")
-    model.load_state_dict({**model.state_dict(), **state})  # a file may lack BatchNorm's counters
+def _loaded(blank: nn.Module, file: Finite, layout: Layout, device: torch.device) -> nn.Module:
+    model = copy.deepcopy(blank)
+    model.load_state_dict({**model.state_dict(), **layout.timm_view(file)})  # a file may lack BatchNorm's counters
     return model.to(memory_format=torch.channels_last).to(device)
 
 

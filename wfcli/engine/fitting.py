@@ -1,4 +1,4 @@
-"""Which generator serves these teachers: the one asked for if it belongs to them, else the universal one if it was made for such nets."""
+"""Which generator serves these teachers: the one asked for, or else the universal one if it was made for such nets."""
 
 from __future__ import annotations
 
@@ -15,65 +15,83 @@ from wfcli.core.methods import soup_tensor
 from wfcli.core.plan import plan_layers
 from wfcli.core.regime import Regime, regime
 from wfcli.core.sources import list_pretrained, resolve_generator
-from wfcli.engine.hooks import Hooks
 from wfcli.engine.provenance import known_classes
 from wfcli.engine.teachers import Teachers
 from wfcli.errors import GeneratorError
 
 DEFAULT_GENERATOR = "universal"
+LEAST_LIKENESS = 0.5  # of the teachers' mean to the base of a specialised generator
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A generator in memory."""
+
+    generator: WeightFormer
+    name: str
+    digest: str  # sha256 of its weights
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A generator that serves these teachers, or none; and how the teachers are related, where that was asked."""
+    """The generator for these teachers, or None for the soup; how they are related; what the user should know."""
 
-    generator: WeightFormer | None = None
-    name: str | None = None
-    digest: str | None = None
-    regime: Regime | None = None
+    loaded: Loaded | None
+    regime: Regime
+    warning: str | None = None
+
+
+def load_named(text: str) -> Loaded:
+    """Load the generator that the user named.
+
+    Raises:
+        SourceError, GeneratorError: it is not there, or damaged.
+    """
+    source = resolve_generator(text)
+    generator, digest = load_generator(source.path, source.name)
+    return Loaded(generator, source.name, digest)
 
 
 def fit_generator(
-    wanted: str | None, arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]], hooks: Hooks
+    asked: Loaded | None, arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]
 ) -> Fitted:
-    """Find the generator for these teachers; none (the soup) with a warning where none fits and none was asked for."""
+    """Find the generator for these teachers: the one `asked` for, the universal one, or none, with a warning.
+
+    Raises:
+        GeneratorError: a specialised generator of another architecture, base or set of classes.
+    """
     views = [teachers.layout.timm_view(teacher) for teacher in checked]
     head = head_keys(arch)
-    body = [name for name in views[0] if name not in head]
+    body = [name for name, shape in teachers.layout.to_timm.values() if name not in head and len(shape) >= 2]
     relation = regime(views, body)
-    name, problem = wanted or f"pretrained:{DEFAULT_GENERATOR}", None
-    if wanted is None and not relation.shared_base:
-        problem = f"{relation.sentence([c.name for c in teachers.checkpoints])}, and every generator here is for fine-tunes of one base"
-    elif wanted is None and DEFAULT_GENERATOR not in [entry.name for entry in list_pretrained()]:
-        problem = f"there is no {name} in this installation"
+    if asked is not None:
+        problem = _misfit(asked, arch, teachers, views, relation)
+        return Fitted(asked, relation, f"generator {asked.name}: {problem}" if problem else None)
+    default = None
+    if not relation.shared_base:
+        names = [checkpoint.name for checkpoint in teachers.checkpoints]
+        problem = f"{relation.sentence(names)}, and every generator here is for fine-tunes of one base"
+    elif DEFAULT_GENERATOR not in [entry.name for entry in list_pretrained()]:
+        problem = f"there is no pretrained:{DEFAULT_GENERATOR} in this installation"
     else:
-        source = resolve_generator(name)
-        generator, digest = load_generator(source.path, source.name)
-        problem = _misfit(generator, source.name, arch, teachers, views, relation)
-        if problem is not None and wanted is not None:
-            hooks.warn(f"generator {source.name}: {problem}")
-        if problem is None or wanted is not None:
-            return Fitted(generator, source.name, digest, relation)
-    hooks.warn(f"no generator fits, so the student is the soup: {problem}")
-    return Fitted(regime=relation)
+        default = load_named(f"pretrained:{DEFAULT_GENERATOR}")
+        problem = _misfit(default, arch, teachers, views, relation)
+    if problem is None:
+        return Fitted(default, relation)
+    return Fitted(None, relation, f"no generator fits, so the student is the soup: {problem}")
 
 
 def _misfit(
-    generator: WeightFormer,
-    name: str,
+    loaded: Loaded,
     arch: Architecture,
     teachers: Teachers,
     views: Sequence[Mapping[str, Tensor]],
     relation: Regime,
 ) -> str | None:
-    """Say why a generator is out of its depth with these teachers, or None.
-
-    Raises:
-        GeneratorError: a specialised generator of another architecture, base or set of classes.
-    """
-    settings = generator.config
+    """Say why a generator is out of its depth with these teachers, or None."""
+    settings = loaded.generator.config
     if settings.frame is not None:
-        _check_frame(generator, name, arch, teachers, views)
+        _check_frame(loaded, arch, teachers, views)
     if not relation.shared_base:
         return f"it was trained on fine-tunes of one base, but {relation.sentence()}: expect a poor student"
     model = build_model(arch, teachers.num_classes, device="meta")
@@ -86,10 +104,8 @@ def _misfit(
     return None
 
 
-def _check_frame(
-    generator: WeightFormer, name: str, arch: Architecture, teachers: Teachers, views: Sequence[Mapping[str, Tensor]]
-) -> None:
-    frame = generator.config.frame
+def _check_frame(loaded: Loaded, arch: Architecture, teachers: Teachers, views: Sequence[Mapping[str, Tensor]]) -> None:
+    frame = loaded.generator.config.frame
     assert frame is not None
     problems = []
     if teachers.num_classes != len(frame.class_names):
@@ -97,21 +113,23 @@ def _check_frame(
     names = known_classes(teachers.checkpoints)
     if names and names != list(frame.class_names):
         problems.append(f"class names: got {_short(names)}, expected {_short(frame.class_names)}")
-    shapes = {timm_name: shape for timm_name, shape in teachers.layout.to_timm.values()}
+    shapes = dict(teachers.layout.to_timm.values())
     if any(shapes.get(anchor) != frame.shapes[anchor] for anchor in frame.anchors):
         problems.append(f"architecture: got {arch.label}, expected {frame.architecture}")
     else:
         mean = {anchor: soup_tensor(view[anchor] for view in views) for anchor in frame.anchors}
-        likeness = float(cosine_similarity(fingerprint(mean, frame.anchors), generator.fingerprint.cpu()).mean())
-        if likeness < 0.5:
+        own = loaded.generator.fingerprint.cpu()
+        likeness = float(cosine_similarity(fingerprint(mean, frame.anchors), own).mean())
+        if likeness < LEAST_LIKENESS:
             problems.append(
                 f"base: the teachers are not fine-tunes of {frame.base or 'its base'} "
-                f"(likeness of the weights: got {likeness:.2f}, expected above 0.5)"
+                f"(likeness of the weights: got {likeness:.2f}, expected above {LEAST_LIKENESS})"
             )
     if problems:
         raise GeneratorError(
-            *(f"generator {name}: {problem}" for problem in problems),
-            hint="a specialised generator serves only the base and classes it was trained for; leave --generator out for the universal one",
+            *(f"generator {loaded.name}: {problem}" for problem in problems),
+            hint="a specialised generator serves only the base and classes it was trained for; "
+            "leave --generator out for the universal one",
         )
 
 

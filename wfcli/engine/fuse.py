@@ -1,37 +1,34 @@
 """Turn T teachers into one student.
 
-Resolve the sources, open them, check their structure from the headers, find out how they are related, generate or average layer by
-layer, calibrate BatchNorm where there is data, write the student with its provenance, compare.
+Resolve the sources, open them, check their structure from the headers, find out how they are related, generate or
+average layer by layer, calibrate BatchNorm where there is data, write the student with its provenance, compare.
 """
 
 from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
-from wfcli.core.checkpoint import Checkpoint, TensorSpec, check_writable, torch_dtype, write_checkpoint
+from wfcli.core.architectures import Architecture, match_layout
+from wfcli.core.checkpoint import check_writable, open_checkpoint, write_checkpoint
 from wfcli.core.devices import pick_device
-from wfcli.core.methods import METHODS, soup_tensor
+from wfcli.core.layouts import STATISTICS
+from wfcli.core.methods import METHODS
+from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.provenance import data_record, known_classes, made_by
-from wfcli.engine.teachers import Teachers, open_teachers
-from wfcli.errors import CheckpointError, GeneratorError, OutputError, WfError
+from wfcli.engine.student import DTYPES, average, calibrate, cast, generate, join, output_specs
+from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
+from wfcli.errors import GeneratorError, Problems, WfError
 
 if TYPE_CHECKING:
     from wfcli.core.data import DataSpec
-    from wfcli.core.generator import WeightFormer
     from wfcli.engine.evaluate import Comparison
-
-DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-FLOATS = ("F64", "F32", "BF16", "F16")
+    from wfcli.engine.fitting import Fitted, Loaded
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class FuseConfig:
     calibration_images: int = 4096
     seed: int = 0
     device: str = "auto"
-    dtype: str = "keep"  # or one of DTYPES
+    dtype: str = "keep"  # or float32, bfloat16, float16
 
 
 @dataclass(frozen=True)
@@ -70,106 +67,83 @@ class FuseResult:
 def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     """Fuse the teachers into one student and write it to `config.output`.
 
-    Without a generator that fits, `weightformer` gives the soup and says so through `hooks.warn`: an untrained generator is the soup.
+    Without a generator that fits, `weightformer` gives the soup and says so through `hooks.warn`: an untrained
+    generator is the soup.
 
     Raises:
-        SourceError, ArchitectureError, CheckpointError: teachers that are missing, broken or do not belong together; numbers that are
-            not finite (all of them, after reading; nothing is written).
-        GeneratorError: the generator that was asked for does not belong to these teachers.
-        DataError: the dataset is missing or has other classes.
+        SourceError, ArchitectureError, CheckpointError: teachers that are missing, broken or do not belong together;
+            numbers that are not finite (all of them, after reading; nothing is written).
+        GeneratorError: the generator that was asked for is damaged or does not belong to these teachers.
+        DataError: the dataset or its split is missing, or it has other classes.
         OutputError: the student cannot be written.
     """
     hooks = hooks or Silent()
     started = time.perf_counter()
-    _check_options(config)
-    check_writable(config.output)
+    teachers, loaded = _open(config, hooks)
     device = pick_device(config.device)
-    teachers = open_teachers(config.teachers, config.architecture)
-    _check_output(config.output, teachers.checkpoints)
-    if config.data is not None:
-        from wfcli.engine.classes import check_classes, head_of
-
-        check_classes(
-            config.data, [head_of(checkpoint, teachers.num_classes) for checkpoint in teachers.checkpoints], hooks
-        )
     checked = [Finite(checkpoint) for checkpoint in teachers.checkpoints]
-    found = None
-    if config.method == "weightformer":
-        from wfcli.engine.fitting import fit_generator
-
-        found = fit_generator(config.generator, config.architecture, teachers, checked, hooks)
-    generator = found.generator if found else None
-    method = "weightformer" if generator is not None else "soup"
-    specs = _output_specs(config, teachers)
-    tensors = _student(config, teachers, checked, generator, device, hooks)
-    calibrated = False
-    if config.data is not None:
-        student = dict(tensors)
-        _raise_nonfinite(checked)
-        calibrated = _calibrate(config, teachers, student, device, hooks)
+    found = _fit(config, teachers, checked, loaded, hooks)
+    specs = output_specs(teachers, config.dtype)
+    if found is not None and found.loaded is not None:
+        generator = found.loaded.generator
+        tensors = generate(config.architecture, teachers, checked, generator, device, hooks)
+    else:
+        tensors = average(specs, checked, hooks)
+    calibrated = _needs_images(config, teachers)
+    if config.data is not None and calibrated:
+        student = join(tensors)
+        raise_nonfinite(checked)
+        calibrate(
+            student, config.architecture, teachers, config.data, config.calibration_images, config.seed, device, hooks
+        )
         tensors = iter(student.items())
-    record = {
-        **made_by("fuse", config.architecture, config.seed),
-        "sources": teachers.provenance(),
-        "method": method,
-        "generator": {"name": found.name, "sha256": found.digest} if found and generator else None,
-        "dtype": config.dtype,
-        "classes": known_classes(teachers.checkpoints),
-    }
-    if calibrated and config.data is not None:
-        record["calibration"] = {**data_record(config.data), "images": config.calibration_images}
-    digest = write_checkpoint(config.output, specs, _cast(tensors, specs, checked), record)
+    record = _record(config, teachers, found, calibrated)
+    digest = write_checkpoint(config.output, specs, cast(tensors, specs, checked), record)
     seconds = time.perf_counter() - started
-    comparison = None
-    if config.data is not None:
-        from wfcli.engine.evaluate import compare_fused
-
-        comparison = compare_fused(config, teachers, hooks)
     names = tuple(checkpoint.name for checkpoint in teachers.checkpoints)
     return FuseResult(
         output=config.output,
         digest=digest,
-        method=method,
-        generator=found.name if found else None,
-        generator_digest=found.digest if found else None,
+        method=record["method"],
+        generator=found.loaded.name if found and found.loaded else None,
+        generator_digest=found.loaded.digest if found and found.loaded else None,
         teachers=names,
-        regime=found.regime.sentence(names) if found and found.regime else None,
+        regime=found.regime.sentence(names) if found else None,
         calibrated=calibrated,
         seconds=seconds,
-        comparison=comparison,
+        comparison=_compare(config, teachers, hooks),
     )
 
 
-@dataclass
-class Finite(Mapping[str, Tensor]):
-    """A teacher that notes every tensor with NaN or Inf as it is read."""
+def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None]:
+    """Open the teachers, and the generator that was asked for; check all that headers and names can tell."""
+    teachers, loaded = None, None
+    problems = Problems()
+    with problems:
+        _check_options(config)
+    with problems:
+        check_writable(config.output)
+    with problems:
+        teachers = open_teachers(config.teachers, config.architecture)  # safetensors: without torch until all fits
+        check_not_overwritten(config.output, teachers.checkpoints)
+    if config.device != "auto":  # which always finds one
+        with problems:
+            pick_device(config.device)
+    if config.method == "weightformer" and config.generator is not None:
+        from wfcli.engine.fitting import load_named
 
-    checkpoint: Checkpoint
-    problems: dict[str, str] = field(default_factory=dict)
+        with problems:
+            loaded = load_named(config.generator)
+    if config.data is not None:
+        from wfcli.engine.classes import check_data, head_of
 
-    def __getitem__(self, name: str) -> Tensor:
-        tensor = self.checkpoint[name]
-        # The sum is finite unless a number is not, or large ones overflow: cheap to ask first.
-        if (
-            tensor.is_floating_point()
-            and name not in self.problems
-            and not torch.isfinite(tensor.sum(dtype=torch.float32))
-        ):
-            bad = int((~torch.isfinite(tensor)).sum())
-            if bad:
-                self.problems[name] = (
-                    f"{self.checkpoint.name}: {name}: got {bad} of {tensor.numel()} numbers NaN or Inf"
-                )
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.checkpoint)
-
-    def __len__(self) -> int:
-        return len(self.checkpoint)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.checkpoint
+        heads = [head_of(checkpoint, teachers.num_classes) for checkpoint in teachers.checkpoints] if teachers else []
+        splits = [config.split, "train"] if teachers and _needs_images(config, teachers) else [config.split]
+        with problems:
+            check_data(config.data, splits, heads, hooks)
+    problems.raise_all()
+    assert teachers is not None
+    return teachers, loaded
 
 
 def _check_options(config: FuseConfig) -> None:
@@ -187,80 +161,58 @@ def _check_options(config: FuseConfig) -> None:
         )
 
 
-def _check_output(output: Path, checkpoints: Sequence[Checkpoint]) -> None:
-    same = [checkpoint.name for checkpoint in checkpoints if output.exists() and checkpoint.path.samefile(output)]
-    if same:
-        raise OutputError(f"{output}: is the teacher {same[0]}; it would be overwritten", hint="choose another -o")
+def _needs_images(config: FuseConfig, teachers: Teachers) -> bool:
+    """Tell whether the student's BatchNorm is to be calibrated."""
+    has_statistics = any(name.endswith(STATISTICS) for name, _ in teachers.layout.to_timm.values())
+    return config.data is not None and config.calibration_images > 0 and has_statistics
 
 
-def _raise_nonfinite(teachers: Sequence[Finite]) -> None:
-    problems = [problem for teacher in teachers for problem in teacher.problems.values()]
-    if problems:
-        raise CheckpointError(*problems, hint="leave these teachers out, or mend them; nothing was written")
+def _fit(
+    config: FuseConfig, teachers: Teachers, checked: Sequence[Finite], loaded: Loaded | None, hooks: Hooks
+) -> Fitted | None:
+    """Find the generator for these teachers, where the method wants one."""
+    if config.method != "weightformer":
+        return None
+    from wfcli.engine.fitting import fit_generator
+
+    found = fit_generator(loaded, config.architecture, teachers, checked)
+    raise_nonfinite(checked)
+    if found.warning is not None:
+        hooks.warn(found.warning)
+    return found
 
 
-def _student(
-    config: FuseConfig,
-    teachers: Teachers,
-    checked: Sequence[Finite],
-    generator: WeightFormer | None,
-    device: torch.device,
-    hooks: Hooks,
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield the student's tensors under the names and in the shapes of the teachers' files."""
-    layout = teachers.layout
-    if generator is None:
-        for done, name in enumerate(layout.files):
-            yield name, soup_tensor(teacher[name] for teacher in checked)
-            hooks.progress("averaging", done + 1, len(layout.files))
-        return
-    from wfcli.core.plan import plan_layers
-
-    model = build_model(config.architecture, teachers.num_classes, device="meta")
-    plan = plan_layers(model, head_keys(config.architecture)[0].removesuffix(".weight"))
-    views = [layout.timm_view(teacher) for teacher in checked]
-    with torch.inference_mode():
-        for done, (timm_name, tensor) in enumerate(generator.to(device).generate(plan, views, device)):
-            name, shape = layout.to_file[timm_name]
-            yield name, tensor.reshape(shape).cpu()
-            hooks.progress("generating", done + 1, len(layout.files))
+def _record(config: FuseConfig, teachers: Teachers, found: Fitted | None, calibrated: bool) -> dict[str, Any]:
+    generator = found.loaded if found else None
+    record = {
+        **made_by("fuse", config.architecture, config.seed),
+        "sources": teachers.provenance(),
+        "method": "weightformer" if generator else "soup",
+        "generator": {"name": generator.name, "sha256": generator.digest} if generator else None,
+        "dtype": config.dtype,
+        "classes": known_classes(teachers.checkpoints),
+    }
+    if config.data is not None and calibrated:
+        record["calibration"] = {**data_record(config.data), "images": config.calibration_images}
+    return record
 
 
-def _cast(
-    tensors: Iterable[tuple[str, Tensor]], specs: Mapping[str, TensorSpec], teachers: Sequence[Finite]
-) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in tensors:
-        yield name, tensor.to(torch_dtype(specs[name].dtype))
-    _raise_nonfinite(teachers)  # inside the writer: the temporary file goes, the output is untouched
+def _compare(config: FuseConfig, teachers: Teachers, hooks: Hooks) -> Comparison | None:
+    """Compare the student that was written with the teachers it was made from, where there are images for it."""
+    if config.data is None:
+        return None
+    from wfcli.engine.evaluate import EvaluateConfig, Student, compare
 
-
-def _output_specs(config: FuseConfig, teachers: Teachers) -> dict[str, TensorSpec]:
-    """Return shape and dtype of every tensor to write: floating point as asked for, else as in the first teacher."""
-    first = teachers.checkpoints[0].specs
-    specs = {}
-    for name, shape in teachers.layout.files.items():
-        dtype = first[name].dtype
-        specs[name] = TensorSpec(shape, DTYPES[config.dtype] if config.dtype != "keep" and dtype in FLOATS else dtype)
-    return specs
-
-
-def _calibrate(
-    config: FuseConfig, teachers: Teachers, student: dict[str, Tensor], device: torch.device, hooks: Hooks
-) -> bool:
-    """Recompute the BatchNorm statistics in `student` (named as in the files), in place; False where the net has none."""
-    from wfcli.core.calibrate import has_batchnorm
-    from wfcli.core.data import load_images
-    from wfcli.engine.lineup import Bench, Entry, calibrated_entry, load_model
-
-    assert config.data is not None
-    blank = build_model(config.architecture, teachers.num_classes)
-    if not has_batchnorm(blank) or config.calibration_images == 0:
-        return False
-    bench = Bench(input_config(config.architecture), device, 256, hooks)
-    images = load_images(config.data, "train", bench.settings.size, limit=config.calibration_images, seed=config.seed)
-    model = load_model(blank, teachers.layout.timm_view(student), device)
-    state = calibrated_entry(bench, Entry("student", "checkpoint", model, 0), images, config.seed).model.state_dict()
-    for name, (timm_name, _) in teachers.layout.to_timm.items():
-        if timm_name.endswith(("running_mean", "running_var")):
-            student[name] = state[timm_name].cpu()
-    return True
+    file = open_checkpoint(config.output)
+    layout = match_layout(config.architecture, file.specs, file.name)
+    options = EvaluateConfig(
+        checkpoints=(str(config.output),),
+        teachers=config.teachers,
+        architecture=config.architecture,
+        data=config.data,
+        split=config.split,
+        calibration_images=config.calibration_images,
+        seed=config.seed,
+        device=config.device,
+    )
+    return compare([Student(file, layout)], teachers, options, hooks)

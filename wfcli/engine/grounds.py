@@ -6,47 +6,125 @@ K teachers of the zoo, P images, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from wfcli.core.architectures import InputConfig, build_model, head_keys, input_config, match_layout
+from wfcli.core.architectures import InputConfig, Layout, build_model, head_keys, input_config, match_layout
 from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.curriculum import Ground, Pool, read_layers
 from wfcli.core.data import augment, load_images, to_input
 from wfcli.core.devices import training_autocast
 from wfcli.core.images import crop_padding
 from wfcli.core.plan import plan_layers
+from wfcli.core.selection import parse_selection
 from wfcli.core.training import seed_for
-from wfcli.core.zoo import Zoo
-from wfcli.errors import GeneratorError
+from wfcli.core.zoo import FILE, Zoo, read_zoo
+from wfcli.engine.classes import check_data, head_of
+from wfcli.engine.finite import Finite, raise_nonfinite
+from wfcli.engine.hooks import Hooks
+from wfcli.errors import CheckpointError, GeneratorError, Problems, SourceError
 
 VIEWS = 4  # augmented copies of the generator's images; every teacher answers each of them once
-VALIDATION_IMAGES = 1000
+VALIDATION_IMAGES = 2000
 HoldOut = Literal["zoo", "teachers", "nothing"]
 
 
+@dataclass(frozen=True)
+class OpenZoo:
+    """A zoo with those of its teachers that take part, found to fit by their headers alone."""
+
+    zoo: Zoo  # of the teachers that take part
+    files: tuple[tuple[Finite, Layout], ...]
+    teachers: tuple[int, ...]  # to train on
+    held_out: tuple[int, ...]  # to validate on
+
+
+def open_zoos(folders: Sequence[Path], chosen: str | None, problems: Problems, hooks: Hooks) -> list[OpenZoo]:
+    """Open zoos and check teachers and data; what is wrong with any of them goes to `problems`.
+
+    `chosen` ("0-9,12") says which teachers of each zoo take part, None: all.
+    """
+    found = []
+    seen: set[Path] = set()
+    for number, folder in enumerate(folders):
+        with problems:
+            if folder.resolve() in seen:
+                raise SourceError(f"{folder}: the same zoo twice", hint="give every zoo once")
+            seen.add(folder.resolve())
+            found.append(_open_zoo(folder, chosen, hold_out(number, len(folders)), hooks))
+    return found
+
+
 def hold_out(number: int, zoos: int) -> HoldOut:
-    """Say what zoo `number` of `zoos` keeps for validation: with four or more zoos, every sixth and the last are held out whole."""
+    """Say what zoo `number` of `zoos` keeps for validation.
+
+    With four or more zoos, every sixth and the last are held out whole; else each zoo holds out some of its teachers.
+    """
     if zoos < 4:
         return "teachers"
     return "zoo" if number % 6 == 5 or number == zoos - 1 else "nothing"
 
 
-def read_ground(zoo: Zoo, held: HoldOut, chosen: str | None, seed: int, device: torch.device) -> Ground:
-    """Read a zoo's teachers (all, or those numbered in `chosen`, "0-9") and the images of its generator and validation roles.
+def _open_zoo(folder: Path, chosen: str | None, held: HoldOut, hooks: Hooks) -> OpenZoo:
+    zoo = read_zoo(folder)
+    if chosen is not None:
+        count = len(zoo.teachers)
+        numbers = parse_selection(
+            chosen, count, option="--zoo-teachers", noun="teacher", plural="teachers", owner=str(folder)
+        )
+        zoo = replace(zoo, teachers=tuple(zoo.teachers[number] for number in numbers))
+    problems = Problems()
+    teachers: tuple[int, ...] = ()
+    held_out: tuple[int, ...] = ()
+    with problems:
+        teachers, held_out = _roles(zoo, held)
+    files = []
+    for path in zoo.paths:
+        with problems:
+            checkpoint = open_checkpoint(path, f"{folder.resolve().name}/{path.name}")
+            layout = match_layout(zoo.architecture, checkpoint.specs, checkpoint.name)
+            files.append((Finite(checkpoint), layout))
+    heads = [head_of(file.checkpoint, layout.num_classes) for file, layout in files]
+    with problems:
+        check_data(zoo.data, (zoo.roles["generator"], zoo.roles["validation"]), heads, hooks)
+    problems.raise_all()
+    return OpenZoo(zoo, tuple(files), teachers, held_out)
+
+
+def _roles(zoo: Zoo, held: HoldOut) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return which teachers to train on and which to validate on, two of them at least wherever there are any."""
+    count = len(zoo.teachers)
+    spare = max(2, count // 5) if held == "teachers" else 0
+    if count < 2 + spare:
+        expected = "at least 4: two to train on, two to validate on" if spare else "at least 2"
+        raise GeneratorError(
+            f"{zoo.folder}: got {count} teacher{'' if count == 1 else 's'}, expected {expected}",
+            hint="make more teachers, or give four or more zoos: some are then held out whole"
+            if spare
+            else "make more teachers, or leave this zoo out",
+        )
+    everyone = tuple(range(count))
+    if held == "zoo":
+        return (), everyone
+    return everyone[: count - spare], everyone[count - spare :]
+
+
+def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
+    """Read the teachers of a zoo and the images of its generator and validation roles.
 
     Raises:
-        GeneratorError: fewer than two teachers to train on or to validate on.
-        CheckpointError, ArchitectureError, DataError: teachers or images cannot be read.
+        CheckpointError: a teacher has numbers that are not finite, or is not the one that zoo.json describes.
+        DataError: images cannot be read.
     """
-    numbers = _numbers(zoo, chosen)
-    teachers, held_out = _roles(zoo, len(numbers), held)
+    zoo = opened.zoo
+    states = _read_states(opened, device)
     model = build_model(zoo.architecture, len(zoo.class_names)).to(device)
     plan = plan_layers(model, head_keys(zoo.architecture)[0].removesuffix(".weight"))
     settings = input_config(zoo.architecture)
-    states = [_state(zoo, number, device) for number in numbers]
     layers, constants = read_layers(plan, states, device)
     draw = torch.Generator().manual_seed(seed_for(seed, 1))
     images = load_images(zoo.data, zoo.roles["generator"], settings.size)
@@ -59,7 +137,6 @@ def read_ground(zoo: Zoo, held: HoldOut, chosen: str | None, seed: int, device: 
         return Pool(pixels, labels.to(device), _answers(model, states, pixels, settings))
 
     return Ground(
-        name=zoo.folder.name,
         model=model,
         plan=plan,
         layers=layers,
@@ -67,56 +144,26 @@ def read_ground(zoo: Zoo, held: HoldOut, chosen: str | None, seed: int, device: 
         settings=settings,
         train=pool(torch.cat(views), images.labels.repeat(VIEWS)),
         validation=pool(checking.pixels[torch.arange(len(checking))], checking.labels),
-        teachers=teachers,
-        held_out=held_out,
-        digests=tuple(zoo.teachers[number].sha256 for number in numbers),
+        teachers=opened.teachers,
+        held_out=opened.held_out,
+        digests=tuple(teacher.sha256 for teacher in zoo.teachers),
     )
 
 
-def _roles(zoo: Zoo, count: int, held: HoldOut) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    everyone = tuple(range(count))
-    spare = max(2, count // 5)
-    teachers, held_out = {
-        "zoo": ((), everyone),
-        "nothing": (everyone, ()),
-        "teachers": (everyone[:-spare], everyone[-spare:]),
-    }[held]
-    if (
-        len(teachers) == 1
-        or len(held_out) == 1
-        or not (len(teachers) + len(held_out))
-        or (held == "teachers" and not teachers)
-    ):
-        raise GeneratorError(
-            f"{zoo.folder}: got {count} teachers, too few to train on two and hold {spare} out for validation",
-            hint="make more teachers, or give four or more zoos, of which some are held out whole",
-        )
-    return teachers, held_out
-
-
-def _numbers(zoo: Zoo, chosen: str | None) -> list[int]:
-    """Return which teachers of the zoo to take: all, or "0-9,12"."""
-    if chosen is None:
-        return list(range(len(zoo.teachers)))
-    numbers: list[int] = []
-    for part in chosen.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or not (last or first).isdigit():
-            raise GeneratorError(f"--teachers {chosen!r}: {part!r} is no number or range", hint="write it like 0-9,12")
-        numbers += range(int(first), int(last or first) + 1)
-    missing = [n for n in numbers if n >= len(zoo.teachers)]
-    if missing:
-        raise GeneratorError(
-            f"{zoo.folder}: --teachers {chosen}: no teacher {missing[0]}, it has 0 to {len(zoo.teachers) - 1}"
-        )
-    return numbers
-
-
-def _state(zoo: Zoo, number: int, device: torch.device) -> Mapping[str, Tensor]:
-    path = zoo.paths[number]
-    checkpoint = open_checkpoint(path)
-    layout = match_layout(zoo.architecture, checkpoint.specs, checkpoint.name)
-    return {name: tensor.to(device) for name, tensor in layout.timm_view(checkpoint).items()}
+def _read_states(opened: OpenZoo, device: torch.device) -> list[dict[str, Tensor]]:
+    changed = [
+        f"{file.checkpoint.name}: got sha256 {file.checkpoint.digest()[:12]}..., expected {teacher.sha256[:12]}..."
+        for (file, _), teacher in zip(opened.files, opened.zoo.teachers, strict=True)
+        if file.checkpoint.digest() != teacher.sha256
+    ]
+    if changed:
+        hint = f"these are not the files that {FILE} describes: make the zoo again with wfcli train-teachers"
+        raise CheckpointError(*changed, hint=hint)
+    states = [
+        {name: tensor.to(device) for name, tensor in layout.timm_view(file).items()} for file, layout in opened.files
+    ]
+    raise_nonfinite([file for file, _ in opened.files])
+    return states
 
 
 @torch.no_grad()

@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Hooks(Protocol):
-    """What a verb tells its caller while it runs. `report.py` draws it; a library user may pass his own."""
+    """What a verb tells its caller while it runs. `terminal.py` draws it; a library user may pass his own."""
 
     def progress(self, stage: str, done: int, total: int, **figures: float) -> None:
-        """`done` of `total` units of `stage` are finished; `figures` are worth showing beside the bar (loss, top1, ...)."""
+        """Tell that `done` of `total` units of `stage` are finished; `figures` (loss, top1) are worth showing too."""
 
     def warn(self, message: str) -> None:
         """Something the user should know that is not an error."""

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from wfcli.core.architectures import Layout, find_architecture, guess_architecture, match_layout, parse_arch_args
 from wfcli.core.checkpoint import Checkpoint, TensorSpec, open_checkpoint
-from wfcli.core.sources import try_sources
+from wfcli.core.layouts import STATISTICS
+from wfcli.core.sources import resolve_sources
 from wfcli.engine.hooks import Hooks, Silent
-from wfcli.engine.teachers import gather
-from wfcli.errors import ArchitectureError, CheckpointError, WfError
+from wfcli.errors import ArchitectureError, Problems
 
 if TYPE_CHECKING:
     import torch
-
-
-STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -80,16 +77,12 @@ def inspect(config: InspectConfig, hooks: Hooks | None = None) -> InspectResult:
     Raises:
         SourceError, CheckpointError: all that lead nowhere or cannot be read.
     """
-    sources, found = try_sources(config.checkpoints, "checkpoint")
-    errors: list[WfError] = list(found)
+    problems = Problems()
     checkpoints: list[Checkpoint] = []
-    for source in sources:
-        try:
+    for source in resolve_sources(config.checkpoints, "checkpoint", problems):
+        with problems:
             checkpoints.append(open_checkpoint(source.path, source.name))
-        except CheckpointError as error:  # noqa: PERF203 (all problems at once)
-            errors.append(error)
-    if errors:
-        raise gather(errors)
+    problems.raise_all()
     entries = tuple(_describe(checkpoint) for checkpoint in checkpoints)
     return InspectResult(entries, _read_weights(checkpoints, hooks or Silent()) if config.weights else None)
 

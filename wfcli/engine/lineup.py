@@ -14,13 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from wfcli.core.architectures import InputConfig
+from wfcli.core.architectures import InputConfig, Layout
 from wfcli.core.calibrate import calibrate_batchnorm
 from wfcli.core.data import Images, iterate
 from wfcli.core.layouts import COUNTER
 from wfcli.core.methods import soup_tensor
 from wfcli.core.metrics import ensemble
 from wfcli.core.precision import whole_float32
+from wfcli.engine.finite import Finite
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.teachers import Teachers
 
@@ -69,10 +70,12 @@ def load_model(blank: nn.Module, state: Mapping[str, Tensor], device: torch.devi
     return model.eval().to(device).to(memory_format=torch.channels_last)
 
 
-def teacher_entries(bench: Bench, teachers: Teachers, blank: nn.Module) -> list[Entry]:
-    """Load the teachers."""
-    view = teachers.layout.timm_view
-    return [Entry(c.name, "teacher", load_model(blank, view(c), bench.device), c.size) for c in teachers.checkpoints]
+def load_entries(bench: Bench, blank: nn.Module, kind: Kind, files: Sequence[tuple[Finite, Layout]]) -> list[Entry]:
+    """Load checkpoints as copies of `blank`; whether they are finite is noted in them."""
+    return [
+        Entry(file.checkpoint.name, kind, load_model(blank, layout.timm_view(file), bench.device), file.checkpoint.size)
+        for file, layout in files
+    ]
 
 
 def soup_entry(bench: Bench, teachers: Teachers, blank: nn.Module) -> Entry:
@@ -85,14 +88,19 @@ def soup_entry(bench: Bench, teachers: Teachers, blank: nn.Module) -> Entry:
 def calibrated_entry(bench: Bench, soup: Entry, images: Images, seed: int) -> Entry:
     """Return a copy of the soup with BatchNorm statistics from the augmented `images`."""
     model = copy.deepcopy(soup.model)
+    calibrate_model(bench, model, images, seed, "calibrating the soup")
+    return Entry("calibrated soup", "calibrated_soup", model, soup.size)
+
+
+def calibrate_model(bench: Bench, model: nn.Module, images: Images, seed: int, stage: str) -> None:
+    """Recompute the BatchNorm statistics of `model` from the augmented `images`."""
     draw = torch.Generator().manual_seed(seed)
     batches = iterate(
         images, CALIBRATION_BATCH, bench.settings, augment=True, generator=draw, shuffle=True, device=bench.device
     )
-    bench.hooks.progress("calibrating the soup", 0, len(images))
+    bench.hooks.progress(stage, 0, len(images))
     calibrate_batchnorm(model, (x for x, _ in batches))
-    bench.hooks.progress("calibrating the soup", len(images), len(images))
-    return Entry("calibrated soup", "calibrated_soup", model, soup.size)
+    bench.hooks.progress(stage, len(images), len(images))
 
 
 def ask(bench: Bench, models: Sequence[nn.Module], images: Images, *, stage: str, teachers: int = 0) -> Answers:

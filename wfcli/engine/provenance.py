@@ -1,4 +1,7 @@
-"""Who made a file from what: the record that travels inside it. No time and no absolute path, so the same inputs give the same bytes."""
+"""Who made a file from what: the record that travels inside it.
+
+It holds no time and no absolute path, so the same inputs give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 import wfcli
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def made_by(verb: str, arch: Architecture, seed: int) -> dict[str, Any]:
     """Begin the record of a file: versions (timm is not imported for it), verb, architecture, seed."""
+    import torch
+
     return {
         "wfcli": wfcli.__version__,
         "torch": str(torch.__version__),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from wfcli.core.architectures import Architecture, Layout, head_keys, match_layout
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
-from wfcli.core.sources import SPELLINGS, Source, join_hints, try_sources
-from wfcli.errors import ArchitectureError, CheckpointError, WfError
+from wfcli.core.sources import SPELLINGS, Source, resolve_sources
+from wfcli.errors import ArchitectureError, CheckpointError, OutputError, Problems, WfError
 
 
 @dataclass(frozen=True)
@@ -50,33 +52,36 @@ def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2)
     Raises:
         SourceError, CheckpointError, ArchitectureError: everything that is wrong, one line a problem.
     """
-    sources, found = try_sources(texts)
-    errors: list[WfError] = list(found)
-    if not errors and len(sources) < minimum:
-        errors.append(_too_few(sources, minimum))
+    problems = Problems()
+    sources = resolve_sources(texts, "teacher", problems)
+    if not problems.errors and len(sources) < minimum:
+        problems.errors.append(_too_few(sources, minimum))
     opened: list[Checkpoint] = []
-    kept: list[Source] = []
     for source in sources:
-        try:
+        with problems:
             opened.append(open_checkpoint(source.path, source.name))
-            kept.append(source)
-        except CheckpointError as error:  # noqa: PERF203 (all problems at once)
-            errors.append(error)
-    errors += _find_duplicates(opened)
-    layouts, mismatches = _match_layouts(opened, arch)
-    errors += mismatches
-    errors += _compare_layouts(layouts, arch)
-    if errors:
-        raise gather(errors)
-    return Teachers(opened, _common_layout(list(layouts.values())), kept)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = pool.map(Checkpoint.digest, opened)
+        layouts, mismatches = _match_layouts(opened, arch)
+        problems.errors += mismatches
+        problems.errors += _compare_layouts(layouts, arch)
+        if not problems.errors:
+            import torch  # noqa: F401  (all that follows needs it: let it load while the files are read)
+        problems.errors += _find_duplicates(opened, list(digests))
+    problems.raise_all()
+    return Teachers(opened, _common_layout(list(layouts.values())), sources)
 
 
-def gather(errors: Sequence[WfError]) -> WfError:
-    """Join errors into one with all their problems and hints; of their kind if all are of one, else CheckpointError."""
-    kinds = {type(error) for error in errors}
-    kind = kinds.pop() if len(kinds) == 1 else CheckpointError
-    problems = dict.fromkeys(problem for error in errors for problem in error.problems)
-    return kind(*problems, hint=join_hints(errors))
+def check_not_overwritten(output: Path, checkpoints: Iterable[Checkpoint]) -> None:
+    """Make sure that writing `output` would not destroy what it is made from.
+
+    Raises:
+        OutputError: it is a file of one of the checkpoints.
+    """
+    same = [c.name for c in checkpoints if output.exists() and any(file.samefile(output) for file in c.files)]
+    if same:
+        hint = "choose another -o"
+        raise OutputError(f"{output}: is the checkpoint {same[0]} itself, which would be overwritten", hint=hint)
 
 
 def _too_few(sources: Sequence[Source], minimum: int) -> CheckpointError:
@@ -87,10 +92,8 @@ def _too_few(sources: Sequence[Source], minimum: int) -> CheckpointError:
     )
 
 
-def _find_duplicates(checkpoints: Sequence[Checkpoint]) -> list[WfError]:
+def _find_duplicates(checkpoints: Sequence[Checkpoint], digests: Sequence[str]) -> list[WfError]:
     """Find the same file under the same or another name. The digests stand in the provenance too: no time is lost."""
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(Checkpoint.digest, checkpoints))
     first: dict[str, Checkpoint] = {}
     problems = []
     for checkpoint, digest in zip(checkpoints, digests, strict=True):
@@ -111,16 +114,17 @@ def _match_layouts(checkpoints: Sequence[Checkpoint], arch: Architecture) -> tup
     """
     layouts: dict[str, Layout] = {}
     errors: list[WfError] = []
-    told: dict[frozenset[tuple[str, tuple[int, ...]]], str] = {}
+    told: dict[frozenset[tuple[str, tuple[int, ...]]], tuple[str, str | None]] = {}
     for checkpoint in checkpoints:
         shapes = frozenset((key, spec.shape) for key, spec in checkpoint.specs.items())
         if shapes in told:
-            errors.append(ArchitectureError(f"{checkpoint.name}: the same tensors as {told[shapes]}"))
+            first, hint = told[shapes]
+            errors.append(ArchitectureError(f"{checkpoint.name}: the same tensors as {first}", hint=hint))
             continue
         try:
             layouts[checkpoint.name] = match_layout(arch, checkpoint.specs, checkpoint.name)
         except ArchitectureError as error:
-            told[shapes] = checkpoint.name
+            told[shapes] = checkpoint.name, error.hint
             errors.append(error)
     return layouts, errors
 

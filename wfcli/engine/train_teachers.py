@@ -14,16 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config, match_layout
-from wfcli.core.checkpoint import Checkpoint, check_writable, open_checkpoint, save_state, write_json
-from wfcli.core.data import DataSpec, load_class_names, load_images
+from wfcli.core.checkpoint import Checkpoint, open_checkpoint, save_state, write_json
+from wfcli.core.data import DataSpec, load_images
 from wfcli.core.devices import pick_device, training_autocast
+from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.sources import resolve_source
 from wfcli.core.training import accuracy, repeatable
 from wfcli.core.zoo import FILE, ROLES, Zoo, ZooTeacher, class_counts, share_images, zoo_to_json
+from wfcli.engine.classes import check_data
+from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.provenance import data_record, made_by
 from wfcli.engine.recipes import Recipe, draw_recipe, train_by
-from wfcli.errors import CheckpointError, OutputError, WfError
+from wfcli.errors import CheckpointError, OutputError, Problems, WfError
 
 VERSIONS = ("wfcli", "torch", "timm")
 
@@ -72,12 +75,22 @@ def train_teachers(config: TrainTeachersConfig, hooks: Hooks | None = None) -> T
     """
     hooks = hooks or Silent()
     began = time.monotonic()
-    _check(config)
+    base = None
+    problems = Problems()
+    with problems:
+        _check(config)
+    with problems:
+        pick_device(config.device)
+    with problems:
+        check_folder(config.output)
+        _refuse_foreign(config)
+    with problems:
+        base = None if config.init is None else _open_base(config)
+    with problems:
+        check_data(config.data, (ROLES["teachers"], ROLES["validation"]), (), hooks)
+    problems.raise_all()
     device = pick_device(config.device)
     inputs = input_config(config.architecture)
-    base = None if config.init is None else _open_base(config)
-    load_class_names(config.data)  # a missing dataset is told before the folder is made
-    _make_folder(config)
     images = load_images(config.data, ROLES["teachers"], inputs.size)
     validation = load_images(config.data, ROLES["validation"], inputs.size)
     labels = images.labels.tolist()
@@ -90,6 +103,7 @@ def train_teachers(config: TrainTeachersConfig, hooks: Hooks | None = None) -> T
         seed=config.seed,
     )
     start = None if base is None else _start_from(base, config, images.class_names)
+    make_folder(config.output)
     teachers = []
     with repeatable(device):
         for index, share in enumerate(shares):
@@ -138,18 +152,11 @@ def _check(config: TrainTeachersConfig) -> None:
         if not fine
     ]
     if problems:
-        raise WfError(*problems)
+        raise WfError(*problems, hint="see wfcli train-teachers --help")
 
 
-def _make_folder(config: TrainTeachersConfig) -> None:
-    """Make the folder; refuse one with checkpoints that a reader of the folder would take for teachers of this zoo."""
-    try:
-        config.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{config.output}: cannot make this folder ({error.strerror})", hint="choose another -o"
-        ) from error
-    check_writable(config.output / FILE)
+def _refuse_foreign(config: TrainTeachersConfig) -> None:
+    """Refuse a folder with checkpoints that a reader of the folder would take for teachers of this zoo."""
     own = {f"teacher-{index:02d}.safetensors" for index in range(config.count)}
     foreign = sorted(p.name for p in config.output.glob("*.safetensors") if p.name not in own)
     if foreign:
@@ -162,16 +169,17 @@ def _make_folder(config: TrainTeachersConfig) -> None:
 def _open_base(config: TrainTeachersConfig) -> Checkpoint:
     assert config.init is not None
     source = resolve_source(config.init)
-    return open_checkpoint(source.path, source.name)
+    base = open_checkpoint(source.path, source.name)
+    match_layout(config.architecture, base.specs, base.name)
+    return base
 
 
 def _start_from(base: Checkpoint, config: TrainTeachersConfig, class_names: tuple[str, ...]) -> dict[str, Tensor]:
     """Return the base's weights in timm's keys, with a head for these classes: its own or one drawn from the seed."""
     layout = match_layout(config.architecture, base.specs, base.name)
-    state = dict(layout.timm_view(base))
-    broken = [f"{base.name}: {key}: not all values are finite" for key, t in state.items() if not t.isfinite().all()]
-    if broken:
-        raise CheckpointError(*broken, hint="choose another --init")
+    checked = Finite(base)
+    state = dict(layout.timm_view(checked))
+    raise_nonfinite([checked])
     known = (base.provenance or {}).get("classes")
     if layout.num_classes != len(class_names) or (known is not None and list(known) != list(class_names)):
         with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,168 @@
+"""A training ground gives what the real thing gives: the generator's student, the soup, the logits of the student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conftest import TinyTeachers
+from wfcli.core import curriculum
+from wfcli.core.architectures import Architecture, build_model, find_architecture, head_keys, input_config
+from wfcli.core.checkpoint import open_checkpoint
+from wfcli.core.curriculum import (
+    Ground,
+    Pool,
+    distillation_loss,
+    generate_subset,
+    read_layers,
+    soup_subset,
+    student_logits,
+)
+from wfcli.core.data import to_input
+from wfcli.core.generator import WeightFormer, WeightFormerConfig
+from wfcli.core.methods import soup
+from wfcli.core.plan import plan_layers
+
+State = dict[str, Tensor]
+CPU = torch.device("cpu")
+
+
+def ground_of(arch: Architecture, states: list[State]) -> Ground:
+    """Make a ground of these teachers without images."""
+    model = build_model(arch, len(states[0][head_keys(arch)[0]]))
+    plan = plan_layers(model, head_keys(arch)[0].removesuffix(".weight"))
+    layers, constants = read_layers(plan, states, CPU)
+    nothing = Pool(torch.empty(0), torch.empty(0), torch.empty(0))
+    everyone = tuple(range(len(states)))
+    return Ground(model, plan, layers, constants, input_config(arch), nothing, nothing, everyone, (), ())
+
+
+def eager() -> WeightFormer:
+    """Return a generator that does not give the soup."""
+    torch.manual_seed(5)
+    generator = WeightFormer(WeightFormerConfig(preset="weightformer", raw_widths=(27, 72)))
+    with torch.no_grad():
+        for layer in (generator.logits, generator.scales, *generator.decode_rows.values()):
+            layer.weight.normal_(0, 0.5)
+    return generator.eval()
+
+
+def pixels(count: int = 16) -> Tensor:
+    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def vgg(tiny_teachers: TinyTeachers) -> tuple[list[State], Ground]:
+    states = [dict(open_checkpoint(path)) for path in tiny_teachers.paths]
+    draw = torch.Generator().manual_seed(0)
+    for number, state in enumerate(states):  # as training would leave the statistics
+        for name in state:
+            if name.endswith(("running_var", "running_mean")):
+                state[name] = state[name] + torch.rand(state[name].shape, generator=draw)
+            if name.endswith("num_batches_tracked"):
+                state[name] = torch.tensor(number)
+    return states, ground_of(find_architecture("vgg11_bn_cifar", {"width": 0.125}), states)
+
+
+@pytest.fixture(scope="module")
+def vit() -> tuple[list[State], Ground]:
+    """A net with tensors that have no channels, class token and position embedding."""
+    arch = find_architecture("vit_tiny_cifar", {"width": 0.34})
+    torch.manual_seed(0)
+    base = build_model(arch, 7).state_dict()
+    states = [{name: t + 0.02 * torch.randn_like(t) for name, t in base.items()} for _ in range(3)]
+    return states, ground_of(arch, states)
+
+
+@pytest.mark.parametrize("net", ["vgg", "vit"])
+def test_a_subset_of_all_is_what_the_generator_gives(net: str, request: pytest.FixtureRequest) -> None:
+    states, ground = request.getfixturevalue(net)
+    generator = eager()
+    with torch.no_grad():
+        expected = dict(generator.generate(ground.plan, states))
+        found = generate_subset(generator, ground, torch.arange(3))
+    assert found.keys() == expected.keys() == states[0].keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("net", ["vgg", "vit"])
+@pytest.mark.parametrize("subset", [(0, 2), (2, 1), (0, 1, 2)])
+def test_subsets_are_as_good_as_reading_those_teachers(
+    net: str, subset: tuple[int, ...], request: pytest.FixtureRequest
+) -> None:
+    states, ground = request.getfixturevalue(net)
+    generator, chosen = eager(), [states[number] for number in subset]
+    index = torch.tensor(subset)
+    with torch.no_grad():
+        expected = dict(generator.generate(ground.plan, chosen))
+        found = generate_subset(generator, ground, index)
+    averaged, means = soup(chosen), soup_subset(ground, index)
+    assert means.keys() == averaged.keys()
+    for name in found:
+        if found[name].is_floating_point():  # counters are those of all the teachers: they play no part
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(means[name], averaged[name], rtol=0, atol=0)
+
+
+@pytest.fixture
+def whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curriculum, "training_autocast", lambda device, model: nullcontext())
+
+
+def plain_logits(ground: Ground, state: State, prepare: Callable[[nn.Module], object]) -> Tensor:
+    model = build_model(find_architecture("vgg11_bn_cifar", {"width": 0.125}), 10)
+    model.load_state_dict(state)
+    prepare(model)
+    with torch.no_grad():
+        logits: Tensor = model(to_input(pixels(), ground.settings))
+    return logits
+
+
+@pytest.mark.usefixtures("whole_float32")
+def test_without_data_the_folded_statistics_are_the_plain_net_in_eval_mode(vgg: tuple[list[State], Ground]) -> None:
+    states, ground = vgg
+    found = student_logits(ground, states[1], pixels(), batch_statistics=False)
+    torch.testing.assert_close(found, plain_logits(ground, states[1], nn.Module.eval), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("whole_float32")
+def test_with_batch_statistics_it_is_the_plain_net_in_train_mode(vgg: tuple[list[State], Ground]) -> None:
+    states, ground = vgg
+    before = {name: tensor.clone() for name, tensor in states[1].items()}
+    found = student_logits(ground, states[1], pixels(), batch_statistics=True)
+    torch.testing.assert_close(found, plain_logits(ground, states[1], nn.Module.train), rtol=1e-4, atol=1e-4)
+    other = student_logits(ground, states[1], pixels(), batch_statistics=False)
+    assert (other - found).abs().max() > 0.01  # the two modes differ, and one call does not change the next
+    assert all(torch.equal(states[1][name], before[name]) for name in before)
+
+
+@pytest.mark.usefixtures("whole_float32")
+@pytest.mark.parametrize("batch_statistics", [True, False])
+def test_gradients_reach_every_tensor_that_the_logits_depend_on(
+    vgg: tuple[list[State], Ground], batch_statistics: bool
+) -> None:
+    states, ground = vgg
+    student = {
+        name: t.clone().requires_grad_() if t.is_floating_point() else t.clone() for name, t in states[0].items()
+    }
+    student_logits(ground, student, pixels(), batch_statistics).square().sum().backward()
+    without = {name for name, tensor in student.items() if tensor.is_floating_point() and tensor.grad is None}
+    statistics = {name for name in student if name.endswith(("running_mean", "running_var"))}
+    assert without == (statistics if batch_statistics else set())
+
+
+def test_the_distillation_loss_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    labels = torch.tensor([0, 0])
+    log_student = logits.log_softmax(1)
+    cross = -(log_student[0, 0] + log_student[1, 0]) / 2
+    same = distillation_loss(logits, log_student, labels, ce_weight=0.5)
+    torch.testing.assert_close(same, 0.5 * cross)  # no divergence from oneself
+    wanted = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    divergence = (wanted.exp() * (wanted - log_student)).sum(1).mean()
+    torch.testing.assert_close(distillation_loss(logits, wanted, labels, ce_weight=0.0), divergence)

@@ -1,0 +1,62 @@
+"""Zoos are brought into memory with their roles kept apart: who trains, who validates, and on which images."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from wfcli.core.data import load_images
+from wfcli.engine.grounds import VIEWS, hold_out, open_zoos, read_ground
+from wfcli.engine.hooks import Silent
+from wfcli.errors import Problems
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("zoos", "whole"), [(1, []), (3, []), (4, [3]), (5, [4]), (6, [5]), (7, [5, 6]), (14, [5, 11, 13])]
+)
+def test_which_zoos_are_held_out(zoos: int, whole: list[int]) -> None:
+    held = [hold_out(number, zoos) for number in range(zoos)]
+    if zoos < 4:
+        assert held == ["teachers"] * zoos
+    else:
+        assert [number for number in range(zoos) if held[number] == "zoo"] == whole
+        assert set(held) == {"zoo", "nothing"}
+
+
+def test_teachers_train_or_validate_never_both(digits_zoo: Path, tmp_path: Path) -> None:
+    problems = Problems()
+    (one,) = open_zoos([digits_zoo], None, problems, Silent())
+    assert (one.teachers, one.held_out) == ((0, 1, 2), (3, 4))
+    zoos = [shutil.copytree(digits_zoo, tmp_path / str(number)) for number in range(4)]
+    found = open_zoos(zoos, "4,0-1", problems, Silent())
+    assert [(entry.teachers, entry.held_out) for entry in found] == [((0, 1, 2), ())] * 3 + [((), (0, 1, 2))]
+    assert [teacher.file[-14:-12] for teacher in found[0].zoo.teachers] == ["04", "00", "01"]
+    assert problems.errors == []
+
+
+def test_a_ground_has_the_images_of_its_roles_and_the_answers_of_its_teachers(digits_zoo: Path) -> None:
+    (opened,) = open_zoos([digits_zoo], None, Problems(), Silent())
+    ground = read_ground(opened, seed=0, device=CPU)
+    images = load_images(opened.zoo.data, "generator", 32)
+    validation = load_images(opened.zoo.data, "validation", 32)
+    assert ground.train.pixels.shape == (VIEWS * len(images), 3, 32, 32)
+    assert torch.equal(ground.train.labels, images.labels.repeat(VIEWS))
+    assert torch.equal(ground.validation.pixels, validation.pixels[torch.arange(len(validation))])
+    assert ground.train.log_probs.shape == (5, VIEWS * len(images), 10)
+    torch.testing.assert_close(ground.train.log_probs.exp().sum(2), torch.ones(5, VIEWS * len(images)))
+    right = (ground.validation.log_probs.argmax(2) == validation.labels).float().mean(1)
+    recorded = torch.tensor([teacher.top1 for teacher in opened.zoo.teachers])
+    torch.testing.assert_close(right, recorded, rtol=0, atol=0.02)
+    assert ground.digests == tuple(teacher.sha256 for teacher in opened.zoo.teachers)
+
+
+def test_the_seed_rules_the_augmentation(digits_zoo: Path) -> None:
+    (opened,) = open_zoos([digits_zoo], "0-3", Problems(), Silent())
+    one, same, other = (read_ground(opened, seed, CPU).train.pixels for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)

@@ -1,0 +1,184 @@
+"""The steps of training a generator: random subsets of teachers, gradients through the student into the generator.
+
+T teachers in a step's subset, B images of a step, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from wfcli.core.curriculum import Ground, distillation_loss, generate_subset, soup_subset, student_logits
+from wfcli.core.generator import WeightFormer
+from wfcli.core.runs import RunLog, load_run, save_run
+from wfcli.core.training import cosine_rate, seed_for
+from wfcli.engine.hooks import Hooks
+from wfcli.errors import WfError
+
+if TYPE_CHECKING:
+    from wfcli.engine.train_generator import TrainGeneratorConfig
+
+CE_WEIGHT = 1.0
+GRADIENT_NORM = 1.0
+WARMUP = 0.05
+PRIOR_RATE = 0.05  # of the learning rate: the prior is in the unit of weights
+VALIDATIONS = 10  # per run
+LOG = "training.jsonl"
+RESUME = "resume.pt"
+
+
+class GeneratorRun:
+    """One training: what a resumed one needs to go on, and the history. Accuracies and gains are 0..1."""
+
+    def __init__(
+        self,
+        config: TrainGeneratorConfig,
+        generator: WeightFormer,
+        grounds: Sequence[Ground],
+        device: torch.device,
+        hooks: Hooks,
+    ) -> None:
+        self.config, self.generator, self.device, self.hooks = config, generator, device, hooks
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.best_state = _copy(generator)
+        prior = list(generator.prior.parameters())
+        rest = [p for name, p in generator.named_parameters() if not name.startswith("prior.")]
+        groups = [{"params": rest, "factor": 1.0, "weight_decay": 1e-2}]
+        if prior:
+            groups.append({"params": prior, "factor": PRIOR_RATE, "weight_decay": 0.0})
+        self.optimiser = torch.optim.AdamW(groups, lr=config.lr)
+        self.digests = [ground.digests for ground in grounds]
+        self.trained = [ground for ground in grounds if ground.teachers]
+        self.checked = [ground for ground in grounds if ground.held_out]
+        self.soups = [_accuracies(g, [soup_subset(g, index) for index in self._subsets(g)]) for g in self.checked]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The validation with the highest gain over the soup, of equals the earliest."""
+        return max(self.history, key=lambda row: (row["gain"], -row["step"]))
+
+    def go(self) -> None:
+        """Take the steps that are left, validate in between, keep the best.
+
+        Raises:
+            WfError: the loss is no longer finite, or the run to resume had other options or teachers.
+            CheckpointError: the state to resume from is damaged.
+        """
+        steps = self.config.steps
+        every = max(1, steps // VALIDATIONS)
+        resumed = self.config.resume and self._restore()
+        with RunLog(self.config.output / LOG, keep_until=self.step if resumed else None) as log:
+            if not resumed:
+                log.write(**self._validate())
+            losses: list[float] = []
+            for step in range(self.step, steps):
+                loss = self._step()
+                losses.append(loss)
+                self.step = step + 1
+                if self.step % every == 0 or self.step == steps:
+                    log.write(**self._validate(loss=sum(losses) / len(losses)))
+                    losses = []
+                    save_run(self.config.output / RESUME, self._identity(), self._parts())
+                figures = {"loss": loss, "gain": self.history[-1]["gain"]}
+                self.hooks.progress("training the generator", self.step, steps, **figures)
+
+    def _step(self) -> float:
+        """Take one step and return the loss before it."""
+        # All of a step follows from the seed and its number: a resumed run is the same run.
+        draw = torch.Generator().manual_seed(seed_for(self.config.seed, 3, self.step))
+        ground = self.trained[_integer(draw, len(self.trained))]
+        most = min(self.config.max_teachers, len(ground.teachers))
+        size = 2 + _integer(draw, most - 1)
+        places = torch.randperm(len(ground.teachers), generator=draw)[:size]
+        index = torch.tensor(ground.teachers)[places].to(self.device)
+        batch = torch.randint(len(ground.train.labels), (self.config.batch_size,), generator=draw).to(self.device)
+        batch_statistics = bool(_integer(draw, 2))
+        student = generate_subset(self.generator, ground, index)
+        logits = student_logits(ground, student, ground.train.pixels[batch], batch_statistics)
+        wanted = ground.train.log_probs[index][:, batch].logsumexp(0) - torch.tensor(float(size)).log()  # [B, C]
+        loss = distillation_loss(logits, wanted, ground.train.labels[batch], CE_WEIGHT)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), GRADIENT_NORM)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["factor"] * cosine_rate(self.step, self.config.steps, self.config.lr, WARMUP)
+        self.optimiser.step()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise WfError(f"the loss is {value} at step {self.step + 1}", hint="lower --lr")
+        return value
+
+    @torch.no_grad()
+    def _validate(self, **figures: float) -> dict[str, Any]:
+        """Measure the generator on the held-out teachers, beside their soup; remember it where it is the best."""
+        self.generator.eval()
+        rows = []
+        for ground, soup in zip(self.checked, self.soups, strict=True):
+            students = [generate_subset(self.generator, ground, index) for index in self._subsets(ground)]
+            rows.append({**_accuracies(ground, students), **{f"soup_{key}": value for key, value in soup.items()}})
+        mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        gain = (mean["calibrated"] - mean["soup_calibrated"] + mean["data_free"] - mean["soup_data_free"]) / 2
+        self.history.append({"step": self.step, **figures, "gain": gain, **mean})
+        if self.best is self.history[-1]:
+            self.best_state = _copy(self.generator)
+        self.generator.train()
+        return self.history[-1]
+
+    def _subsets(self, ground: Ground) -> list[Tensor]:
+        """Return the fixed validation subsets of a ground: three of the held-out teachers, and up to eight of them."""
+        held = ground.held_out
+        return [torch.tensor(subset, device=self.device) for subset in sorted({held[:3], held[-3:], held[:8]})]
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "history": self.history,
+            "best": self.best_state,
+            "generator": self.generator.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def _restore(self) -> bool:
+        path = self.config.output / RESUME
+        parts = load_run(path, self._identity())
+        if parts is None:
+            self.hooks.warn(f"{path}: not there, nothing to resume: starting from the beginning")
+            return False
+        self.step, self.history, self.best_state = parts["step"], parts["history"], parts["best"]
+        self.generator.load_state_dict(parts["generator"])
+        self.optimiser.load_state_dict(parts["optimiser"])
+        return True
+
+    def _identity(self) -> dict[str, Any]:
+        """Return all that decides about the result, besides the code."""
+        free = ("zoos", "output", "device", "resume")
+        options = {key: value for key, value in asdict(self.config).items() if key not in free}
+        return {**options, "teachers": self.digests}
+
+
+@torch.no_grad()
+def _accuracies(ground: Ground, students: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """Return the mean top-1 of students on the validation images, as if calibrated and data-free."""
+    pool = ground.validation
+    found = {}
+    for key, batch_statistics in (("calibrated", True), ("data_free", False)):
+        right = [
+            (student_logits(ground, student, pool.pixels, batch_statistics).argmax(1) == pool.labels).float().mean()
+            for student in students
+        ]
+        found[key] = float(torch.stack(right).mean())
+    return found
+
+
+def _copy(generator: WeightFormer) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in generator.state_dict().items()}
+
+
+def _integer(draw: torch.Generator, below: int) -> int:
+    return int(torch.randint(below, (), generator=draw))

@@ -1,0 +1,115 @@
+"""The tensors of a student, under the names and in the shapes of its teachers' files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
+from wfcli.core.checkpoint import TensorSpec, file_order, torch_dtype
+from wfcli.core.layouts import FLOATS, STATISTICS
+from wfcli.core.methods import soup_pieces
+from wfcli.engine.finite import Finite, raise_nonfinite
+from wfcli.engine.hooks import Hooks
+from wfcli.engine.teachers import Teachers
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from wfcli.core.data import DataSpec
+    from wfcli.core.generator import WeightFormer
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def output_specs(teachers: Teachers, dtype: str) -> dict[str, TensorSpec]:
+    """Return shape and type of every tensor to write: floating point as asked for, else as in the first teacher."""
+    first = teachers.checkpoints[0].specs
+    wanted = DTYPES.get(dtype)  # None: keep
+    return {
+        name: TensorSpec(shape, wanted if wanted and first[name].dtype in FLOATS else first[name].dtype)
+        for name, shape in teachers.layout.files.items()
+    }
+
+
+def average(specs: Mapping[str, TensorSpec], teachers: Sequence[Finite], hooks: Hooks) -> Iterator[tuple[str, Tensor]]:
+    """Yield the soup in the order of the student's file, large tensors in pieces."""
+    for done, name in enumerate(file_order(specs)):
+        for piece in soup_pieces(teachers, name):
+            yield name, piece
+        hooks.progress("averaging", done + 1, len(specs))
+
+
+def generate(
+    arch: Architecture,
+    teachers: Teachers,
+    checked: Sequence[Finite],
+    generator: WeightFormer,
+    device: torch.device,
+    hooks: Hooks,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that the generator gives."""
+    import torch
+
+    from wfcli.core.plan import plan_layers
+
+    layout = teachers.layout
+    model = build_model(arch, teachers.num_classes, device="meta")
+    plan = plan_layers(model, head_keys(arch)[0].removesuffix(".weight"))
+    views = [layout.timm_view(teacher) for teacher in checked]
+    with torch.inference_mode():
+        for done, (timm_name, tensor) in enumerate(generator.to(device).generate(plan, views, device)):
+            name, shape = layout.to_file[timm_name]
+            yield name, tensor.reshape(shape).cpu()
+            hooks.progress("generating", done + 1, len(layout.files))
+
+
+def join(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Put the pieces of each tensor together, which come one after the other."""
+    import torch
+
+    joined: dict[str, Tensor] = {}
+    for name, group in groupby(tensors, key=itemgetter(0)):
+        pieces = [piece for _, piece in group]
+        joined[name] = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+    return joined
+
+
+def cast(
+    tensors: Iterable[tuple[str, Tensor]], specs: Mapping[str, TensorSpec], teachers: Sequence[Finite]
+) -> Iterator[tuple[str, Tensor]]:
+    """Give every tensor the type of its spec, and raise after the last one if a teacher is not finite.
+
+    Raises:
+        CheckpointError: so inside the writer, which then leaves nothing behind.
+    """
+    for name, tensor in tensors:
+        yield name, tensor.to(torch_dtype(specs[name].dtype))
+    raise_nonfinite(teachers)
+
+
+def calibrate(
+    student: dict[str, Tensor],
+    arch: Architecture,
+    teachers: Teachers,
+    data: DataSpec,
+    images: int,
+    seed: int,
+    device: torch.device,
+    hooks: Hooks,
+) -> None:
+    """Recompute the BatchNorm statistics in `student`, in place, from augmented training images."""
+    from wfcli.core.data import load_images
+    from wfcli.engine.lineup import Bench, calibrate_model, load_model
+
+    bench = Bench(input_config(arch), device, 256, hooks)
+    chosen = load_images(data, "train", bench.settings.size, limit=images, seed=seed)
+    model = load_model(build_model(arch, teachers.num_classes), teachers.layout.timm_view(student), device)
+    calibrate_model(bench, model, chosen, seed, "calibrating the student")
+    state = model.state_dict()
+    for name, (timm_name, _) in teachers.layout.to_timm.items():
+        if timm_name.endswith(STATISTICS):
+            student[name] = state[timm_name].cpu()
