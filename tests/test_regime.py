@@ -73,7 +73,7 @@ def test_a_layer_too_large_for_one_piece_counts_as_one_layer() -> None:
     found = regime([{"w": layer} for layer in layers], ["w"])
     rows = torch.stack(layers).flatten(1).double()
     mean = rows.mean(0)
-    assert found.cosines == pytest.approx(torch.cosine_similarity(rows, mean[None]).tolist(), abs=1e-6)
+    assert found.cosines == pytest.approx(torch.cosine_similarity(rows, mean[None]).tolist(), abs=1e-5)
     assert found.distances == pytest.approx(((rows - mean).norm(dim=1) / mean.norm()).tolist(), rel=1e-4)
 
 

@@ -234,7 +234,7 @@ def test_too_few_teachers(digits_zoo: Path, tmp_path: Path) -> None:
 def test_a_wrong_choice_of_teachers(digits_zoo: Path, tmp_path: Path, chosen: str, problem: str) -> None:
     error = refuse(options(digits_zoo, tmp_path / "generator", teachers=chosen))
     assert error.problems == (problem.format(zoo=digits_zoo),)
-    assert error.hint == "write numbers and ranges from 0 to 4, like 0-2,4"
+    assert error.hint == "write numbers and ranges from 0 to 4, like 0-4,7"
 
 
 def test_all_that_is_wrong_with_all_zoos_comes_at_once(digits_zoo: Path, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_all_that_is_wrong_with_all_zoos_comes_at_once(digits_zoo: Path, tmp_pat
         f"{path}: head.weight: truncated",
         f"{tmp_path}/none: no zoo.json there",
         f"{seven}/teacher-03.safetensors: not there, though zoo.json names it",
-        f"data {tmp_path}/nodata/gone: no such folder",
+        f"{tmp_path}/nodata: data {tmp_path}/nodata/gone: no such folder",
     ]
     assert "hint: see wfcli train-generator --help" in told
     assert "hint: a zoo is a folder written by wfcli train-teachers" in told
@@ -263,7 +263,8 @@ def test_a_zoo_of_other_classes_than_its_data(digits_zoo: Path, tmp_path: Path) 
     zoo = edited(digits_zoo, tmp_path / "z", data={"source": "digits", "label_column": None, "classes": "0-6"})
     error = refuse(options(zoo, tmp_path / "generator"))
     assert isinstance(error, DataError)
-    assert error.problems[0] == "z/teacher-00.safetensors: its head has 10 classes, the data digits (classes 0-6) has 7"
+    expected = "z/teacher-00.safetensors: its head has 10 classes, the data digits (classes 0-6) has 7"
+    assert error.problems[0] == f"{zoo}: {expected}"
     assert len(error.problems) == 5
 
 
@@ -311,7 +312,7 @@ def test_the_same_zoo_twice(digits_zoo: Path, tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_made(digits_zoo: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=rf"{tmp_path}/file is not a folder\nhint: choose another -o"):
+    with pytest.raises(OutputError, match=rf"{tmp_path}/file is a file, expected a folder\nhint: choose another -o"):
         train_generator(options(digits_zoo, tmp_path / "file" / "generator"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

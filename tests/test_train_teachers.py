@@ -201,7 +201,7 @@ def test_a_folder_with_other_checkpoints_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "zoo").write_bytes(b"")
-    with pytest.raises(OutputError, match="zoo"):
+    with pytest.raises(OutputError, match="zoo: is a file, expected a folder"):
         train_teachers(options(tmp_path / "zoo"))
 
 

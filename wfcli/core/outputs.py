@@ -54,7 +54,8 @@ def check_folder(folder: Path) -> None:
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise OutputError(f"{folder}: {existing} is not a folder", hint="choose another -o")
+        what = "is a file" if existing == folder else f"{existing} is a file"
+        raise OutputError(f"{folder}: {what}, expected a folder", hint="choose another -o")
     probe = existing / f".{secrets.token_hex(4)}.tmp"
     try:
         probe.touch(exist_ok=False)

@@ -26,7 +26,7 @@ def part_of(name: str, splits: Sequence[str], role: str) -> str:
         DataError: none does, or there is no such role.
     """
     if role not in ROLES:
-        raise DataError(f"unknown split {role!r}", hint=f"use one of {', '.join(ROLES)}")
+        raise DataError(f"unknown split {role!r}", hint=f"use {', '.join(ROLES)}")
     if role in splits:
         return role
     if role != "test" and "train" in splits:

@@ -28,5 +28,5 @@ def parse_selection(text: str, count: int, *, option: str, noun: str, plural: st
     if twice:
         problems.append(f"{option} {text}: given twice: {', '.join(map(str, twice))}")
     if problems:
-        raise DataError(*problems, hint=f"write numbers and ranges from 0 to {count - 1}, like 0-2,4")
+        raise DataError(*problems, hint=f"write numbers and ranges from 0 to {count - 1}, like 0-4,7")
     return chosen

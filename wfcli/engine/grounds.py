@@ -26,7 +26,7 @@ from wfcli.core.zoo import FILE, Zoo, read_zoo
 from wfcli.engine.classes import check_data, head_of
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
-from wfcli.errors import CheckpointError, GeneratorError, Problems, SourceError
+from wfcli.errors import CheckpointError, DataError, GeneratorError, Problems, SourceError
 
 VIEWS = 4  # augmented copies of the generator's images; every teacher answers each of them once
 VALIDATION_IMAGES = 2000
@@ -90,7 +90,10 @@ def _open_zoo(folder: Path, chosen: str | None, held: HoldOut, hooks: Hooks) -> 
             files.append((Finite(checkpoint), layout))
     heads = [head_of(file.checkpoint, layout.num_classes) for file, layout in files]
     with problems:
-        check_data(zoo.data, (zoo.roles["generator"], zoo.roles["validation"]), heads, hooks)
+        try:
+            check_data(zoo.data, (zoo.roles["generator"], zoo.roles["validation"]), heads, hooks)
+        except DataError as error:  # the user named the zoo, not its data
+            raise DataError(*(f"{folder}: {problem}" for problem in error.problems), hint=error.hint) from error
     problems.raise_all()
     return OpenZoo(zoo, tuple(files), teachers, held_out)
 
