@@ -13,6 +13,7 @@ from typing import Any
 from wfcli.core.architectures import Architecture, Layout, head_keys, match_layout
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.sources import SPELLINGS, Source, resolve_sources
+from wfcli.core.start import load_torch
 from wfcli.errors import ArchitectureError, CheckpointError, OutputError, Problems, WfError
 
 
@@ -66,7 +67,7 @@ def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2)
         problems.errors += mismatches
         problems.errors += _compare_layouts(layouts, arch)
         if not problems.errors:
-            import torch  # noqa: F401  (all that follows needs it: let it load while the files are read)
+            load_torch()  # all that follows needs it: meanwhile the files are read
         problems.errors += _find_duplicates(opened, list(digests))
     problems.raise_all()
     return Teachers(opened, _common_layout(list(layouts.values())), sources)
