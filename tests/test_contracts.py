@@ -107,6 +107,11 @@ def test_names_are_resolved_without_torch(module: str) -> None:
     assert "torch" not in _loaded(f"import {module}")
 
 
+def test_torch_is_loaded_quickly_and_the_collector_goes_on() -> None:
+    code = "import gc\nfrom wfcli.core.start import load_torch\nload_torch()\nassert gc.isenabled()\n"
+    assert "torch" in _loaded(code + "frozen = gc.get_freeze_count()\nload_torch()\nassert gc.get_freeze_count() <= frozen")
+
+
 def _fuse(folder: Path, *teachers: Path) -> str:
     args = [*map(str, teachers), "--arch", "resnet18", "--method", "soup", "-o", str(folder / "out.safetensors")]
     return f"from wfcli.cli import app\napp(['fuse', *{args!r}], prog_name='wfcli', standalone_mode=False)"

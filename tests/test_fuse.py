@@ -57,6 +57,17 @@ def test_the_soup(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> No
     assert same(load_file(tmp_path / "student.safetensors"), soup_of(tiny_teachers.paths))
 
 
+def test_threads_are_as_they_were_after_a_soup(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        args = (*tiny_teachers.arch, "--method", "soup", "-o", tmp_path / "student.safetensors")
+        assert wfcli("fuse", *tiny_teachers.paths, *args).code == 0
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_same_inputs_give_the_same_bytes(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
     generator = save_eager(tmp_path / "generator", norms=("batch",))
     for name in ("one", "other"):
