@@ -28,6 +28,12 @@ def weighted(states: Sequence[State], weights: Callable[[str], Tensor]) -> dict[
     }
 
 
+def shares(sizes: Tensor, power: float) -> Tensor:
+    """Turn sizes [T, ...] into weights that sum to 1 over the T; teachers of no size at all weigh alike."""
+    relative = (sizes + 1e-12) / (sizes + 1e-12).amax(0)  # against underflow in the power
+    return relative**power / (relative**power).sum(0)
+
+
 def fedavg(states: Sequence[State], images: Sequence[int]) -> dict[str, Tensor]:
     """Weight each teacher by its number of images (McMahan et al. 2017, arXiv 1602.05629)."""
     share = torch.tensor(images, dtype=torch.float32)
@@ -43,8 +49,7 @@ def by_distance(states: Sequence[State], power: float, per_layer: bool) -> dict[
     whole = torch.stack([d.square() for d in distances.values()]).sum(0).sqrt()
 
     def weights(name: str) -> Tensor:
-        distance = (distances[name] if per_layer else whole).clamp_min(1e-12) ** power
-        return distance / distance.sum()
+        return shares(distances[name] if per_layer else whole, power)
 
     return weighted(states, weights)
 
@@ -53,8 +58,7 @@ def head_by_norm(states: Sequence[State], head: tuple[str, str], power: float = 
     """The soup, but each class row of the head (and its bias) weighted by the row's own distance from the mean row."""
     student = soup([dict(s) for s in states])
     rows = torch.stack([s[head[0]] for s in states])  # [T, C, N]
-    weights = (rows - rows.mean(0)).norm(dim=2) ** power
-    weights = weights / weights.sum(0).clamp_min(1e-12)  # [T, C]
+    weights = shares((rows - rows.mean(0)).norm(dim=2), power)  # [T, C]
     student[head[0]] = (weights[:, :, None] * rows).sum(0)
     student[head[1]] = (weights * torch.stack([s[head[1]] for s in states])).sum(0)
     return student

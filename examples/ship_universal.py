@@ -9,7 +9,8 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+
+from write_results import figure
 
 from wfcli.core.generator_files import load_generator, save_generator
 from wfcli.core.zoo import Zoo, read_zoo
@@ -121,11 +122,6 @@ def write_card(
         label=zoos[0].architecture.label,
         zoos="\n".join(trained),
     )
-
-
-def figure(values: Sequence[float]) -> str:
-    """Write mean and standard deviation in percent."""
-    return f"{100 * fmean(values):.1f} ± {100 * stdev(values):.1f}"
 
 
 if __name__ == "__main__":

@@ -109,7 +109,9 @@ def test_names_are_resolved_without_torch(module: str) -> None:
 
 def test_torch_is_loaded_quickly_and_the_collector_goes_on() -> None:
     code = "import gc\nfrom wfcli.core.start import load_torch\nload_torch()\nassert gc.isenabled()\n"
-    assert "torch" in _loaded(code + "frozen = gc.get_freeze_count()\nload_torch()\nassert gc.get_freeze_count() <= frozen")
+    assert "torch" in _loaded(
+        code + "frozen = gc.get_freeze_count()\nload_torch()\nassert gc.get_freeze_count() <= frozen"
+    )
 
 
 def _fuse(folder: Path, *teachers: Path) -> str:

@@ -1,0 +1,83 @@
+"""The scripts in examples/: the README shows what they measured; the rules we compare the generator with are sound."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+HEAD = ("head.weight", "head.bias")
+
+
+@pytest.fixture(autouse=True)
+def _examples_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
+
+
+def _teacher(seed: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        "conv.weight": torch.randn(6, 3, 3, 3, generator=draw),
+        "bn.running_var": torch.rand(6, generator=draw),
+        "bn.num_batches_tracked": torch.tensor(7),
+        HEAD[0]: torch.randn(4, 6, generator=draw),
+        HEAD[1]: torch.randn(4, generator=draw),
+    }
+
+
+def test_the_readme_shows_the_committed_results() -> None:
+    from write_results import KNOWLEDGE, README, readme_table
+
+    tables = {}
+    for kind in KNOWLEDGE:
+        tables |= json.loads((EXAMPLES / "results" / f"cifar_fine_tunes_{kind}.json").read_text())["tables"]
+    assert readme_table(tables) in README.read_text(encoding="utf-8"), "run examples/write_results.py"
+
+
+def test_every_heuristic_gives_equal_teachers_back() -> None:
+    from heuristics import all_heuristics
+
+    teacher = _teacher(0)
+    features = torch.randn(9, 6, generator=torch.Generator().manual_seed(1))
+    wanted = (features @ teacher[HEAD[0]].T + teacher[HEAD[1]]).softmax(1)
+    for name, student in all_heuristics([teacher] * 3, HEAD, [10, 20, 30]).items():
+        torch.testing.assert_close(student["conv.weight"], teacher["conv.weight"], msg=name)
+        # Centring shifts all classes alike, which softmax does not see.
+        found = (features @ student[HEAD[0]].T + student[HEAD[1]]).softmax(1)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_fedavg_weights_by_the_number_of_images() -> None:
+    from heuristics import fedavg
+
+    a, b = _teacher(0), _teacher(1)
+    mixed = fedavg([a, b], [1, 3])["conv.weight"]
+    torch.testing.assert_close(mixed, 0.25 * a["conv.weight"] + 0.75 * b["conv.weight"])
+
+
+def test_distance_weights_favour_the_one_that_moved_farthest() -> None:
+    from heuristics import by_distance
+
+    near, far = _teacher(0), {name: t * 3 for name, t in _teacher(0).items()}
+    students = [by_distance([near, near, far], power, per_layer=False)["conv.weight"] for power in (0.0, 1.0, 4.0)]
+    sizes = [float((student / near["conv.weight"]).mean()) for student in students]
+    assert sizes == sorted(sizes)
+    # Two at distance d of the mean and one at 2 d: weights 1, 1, 2 of 4.
+    assert sizes[1] == pytest.approx((1 + 1 + 2 * 3) / 4, rel=1e-5)
+
+
+def test_centred_head_rows_count_only_who_saw_the_class() -> None:
+    from heuristics import head_seen_centred
+
+    def teacher(bias: list[float], rows: list[float]) -> dict[str, Tensor]:
+        return {"head.weight": torch.tensor(rows)[:, None], "head.bias": torch.tensor(bias)}
+
+    a = teacher([1.0, 1.0, -2.0], [3.0, 5.0, 100.0])  # saw classes 0 and 1: their rows less 4
+    b = teacher([-2.0, 1.0, 1.0], [100.0, 7.0, 9.0])  # saw 1 and 2: less 8
+    student = head_seen_centred([a, b], HEAD)
+    torch.testing.assert_close(student["head.weight"][:, 0], torch.tensor([-1.0, (1.0 - 1.0) / 2, 1.0]))
