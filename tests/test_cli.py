@@ -93,10 +93,11 @@ train-generator
   --device = auto (auto cpu cuda)
   --json switch
 train-teachers
-  --arch required
-  --data required
-  --count required
   -o --output required
+  --arch
+  --data
+  --count
+  --zoo-recipe
   --arch-arg repeat
   --init
   --label-column
@@ -106,8 +107,10 @@ train-teachers
   --images-per-teacher
   --epochs = 10.0
   --same-recipe switch
-  --lr = 0.05
+  --optimiser
+  --lr
   --batch-size = 128
+  --jobs = 1
   --seed = 0
   --device = auto (auto cpu cuda)
   --json switch
@@ -132,7 +135,8 @@ def _declared(callback: Callable[..., None]) -> dict[str, tuple[Any, Any, Any]]:
     """Return name -> (type, typer's info, default) of a command's parameters."""
     hints = get_type_hints(callback, include_extras=True)
     defaults = {name: param.default for name, param in inspect.signature(callback).parameters.items()}
-    return {name: (*get_args(hint), defaults[name]) for name, hint in hints.items() if name != "return"}
+    mine = (name for name, hint in hints.items() if name != "return" and hint is not typer.Context)
+    return {name: (*get_args(hints[name]), defaults[name]) for name in mine}
 
 
 def _written_out(callback: Callable[..., None], command: Any) -> str:
@@ -200,6 +204,11 @@ def test_the_module_runs_too() -> None:
             "choose from --data, which is not given",
         ),
         (["train-teachers", "--arch", "a", "--data", "d", "-o", "z", "--count", "four"], "Invalid value for '--count'"),
+        (["train-teachers", "--arch", "a", "-o", "z"], "give --data, --count, or a --zoo-recipe"),
+        (
+            ["train-teachers", "--zoo-recipe", "r.toml", "-o", "z", "--count", "4", "--lr", "0.1"],
+            "--zoo-recipe says all of that itself; leave out --count, --lr",
+        ),
         (["train-generator", "--zoo", "z", "-o", "g", "--max-teachers", "1"], "Invalid value for '--max-teachers'"),
         (
             ["eval", "a", "--arch", "resnet18", "--data", "digits", "--batch-size", "0"],

@@ -227,10 +227,11 @@ def train_generator(
 
 
 def train_teachers(
-    arch: opt.ArchitectureOption,
-    data: opt.DataOption,
-    count: opt.CountOption,
     output: opt.OutputFolder,
+    arch: opt.OptionalArchitectureOption = None,
+    data: opt.OptionalDataOption = None,
+    count: opt.OptionalCountOption = None,
+    zoo_recipe: opt.ZooRecipeOption = None,
     arch_arg: opt.ArchitectureArgs = None,
     init: opt.InitOption = None,
     label_column: opt.LabelColumn = None,
@@ -240,20 +241,34 @@ def train_teachers(
     images_per_teacher: opt.ImagesPerTeacher = None,
     epochs: opt.EpochsOption = 10.0,
     same_recipe: opt.SameRecipe = False,
-    lr: opt.LearningRate = 0.05,
+    optimiser: opt.OptimiserOption = None,
+    lr: opt.TeacherLearningRate = None,
     batch_size: opt.TrainingBatch = 128,
+    jobs: opt.JobsOption = 1,
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
     as_json: opt.JsonOption = False,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
-    """Train a zoo of teachers, with or without a shared base.
+    """Train a zoo of teachers, with or without a shared base, or many zoos by a recipe.
 
     \b
     Example:
       wfcli train-teachers --arch vgg11_bn_cifar --data digits --count 4 \\
         --init base.safetensors --shares dirichlet -o zoo
     """
+    if zoo_recipe is not None:
+        _no_more_than(context, "--zoo-recipe", ("zoo_recipe", "output", "data", "jobs", "device", "as_json"))
+        from wfcli.engine import train_zoos as zoos
+
+        whole = zoos.TrainZoosConfig(recipe=zoo_recipe, output=output, data=data, jobs=jobs, device=device)
+        _run(zoos.train_zoos, whole, report.zoos_trained, as_json)
+        return
+    if arch is None or data is None or count is None:
+        missing = [flag for flag, value in (("--arch", arch), ("--data", data), ("--count", count)) if value is None]
+        raise typer.BadParameter(f"give {', '.join(missing)}, or a --zoo-recipe")
     architecture = _architecture(arch, arch_arg)
+    from wfcli.core.shares import parse_cap
     from wfcli.engine import train_teachers as engine
 
     config = engine.TrainTeachersConfig(
@@ -266,13 +281,28 @@ def train_teachers(
         seed=seed,
         shares=shares,
         concentration=concentration,
-        images_per_teacher=images_per_teacher,
+        images_per_teacher=None if images_per_teacher is None else parse_cap(images_per_teacher),
         same_recipe=same_recipe,
+        optimiser=optimiser,
         lr=lr,
         batch_size=batch_size,
+        jobs=jobs,
         device=device,
     )
     _run(engine.train_teachers, config, report.teachers_trained, as_json)
+
+
+def _no_more_than(context: typer.Context, flag: str, allowed: tuple[str, ...]) -> None:
+    """Refuse options beside `flag` that it would ignore."""
+    given = [
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name not in allowed
+        and (source := context.get_parameter_source(parameter.name or "")) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise typer.BadParameter(f"{flag} says all of that itself; leave out {', '.join(given)}")
 
 
 def inspect_checkpoints(

@@ -17,6 +17,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["keep", "float32", "bfloat16", "float16"]
 Preset = Literal["universal", "weightformer", "specialised"]
 Shares = Literal["same", "dirichlet", "disjoint"]
+Optimiser = Literal["sgd", "adamw"]
 
 SOURCE_HELP = "file, glob, folder or [cyan]hf:owner/name\\[@rev]\\[:file][/]"
 DATA_HELP = (
@@ -57,6 +58,10 @@ WeightsOption = Annotated[
 
 ArchitectureOption = Annotated[
     str, typer.Option("--arch", metavar="A", help="Architecture: a timm or torchvision name.", show_default=False)
+]
+OptionalArchitectureOption = Annotated[
+    str | None,
+    typer.Option("--arch", metavar="A", help="Architecture: a timm or torchvision name.", show_default=False),
 ]
 ArchitectureArgs = Annotated[
     list[str] | None,
@@ -160,12 +165,11 @@ ConcentrationOption = Annotated[
     ),
 ]
 ImagesPerTeacher = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--images-per-teacher",
-        metavar="N",
-        min=1,
-        help="At most so many images in a share. [dim]\\[default: no limit][/]",
+        metavar="N|A-B",
+        help="At most so many images in a share; a range: in each share another number. [dim]\\[default: no limit][/]",
         rich_help_panel=DATA,
         show_default=False,
     ),
@@ -173,7 +177,45 @@ ImagesPerTeacher = Annotated[
 
 # Training ----------------------------------------------------------------------------------------------------------
 
-CountOption = Annotated[int, typer.Option("--count", metavar="N", min=1, help="How many teachers.", show_default=False)]
+OptionalCountOption = Annotated[
+    int | None, typer.Option("--count", metavar="N", min=1, help="How many teachers.", show_default=False)
+]
+ZooRecipeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--zoo-recipe",
+        metavar="FILE",
+        help="Make all zoos that this TOML file describes, in folders of their own in DIR.",
+        show_default=False,
+    ),
+]
+JobsOption = Annotated[
+    int,
+    typer.Option(
+        "--jobs", metavar="N", min=1, help="Teachers made at a time, each in a process.", rich_help_panel=TRAINING
+    ),
+]
+OptimiserOption = Annotated[
+    Optimiser | None,
+    typer.Option(
+        "--optimiser",
+        metavar="O",
+        help="sgd or adamw. [dim]\\[default: adamw for nets with layer norms, else sgd][/]",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
+]
+TeacherLearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        metavar="X",
+        min=0,
+        help="Peak learning rate. [dim]\\[default: 0.05, with adamw 0.001][/]",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
+]
 InitOption = Annotated[
     str | None,
     typer.Option(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from wfcli.engine.inspect import Entry, InspectResult, WeightsReport
     from wfcli.engine.train_generator import TrainGeneratorResult
     from wfcli.engine.train_teachers import TrainTeachersResult
+    from wfcli.engine.train_zoos import TrainZoosResult
 
 SECTIONS = (("teacher",), ("mean", "best", "ensemble", "soup", "calibrated_soup"))
 """Kinds of rows that stand together; all other kinds make the last section."""
@@ -214,6 +215,27 @@ def teachers_trained(result: TrainTeachersResult) -> RenderableType:
             f"shares {zoo['shares']['kind']}",
             base,
         ),
+        Text(),
+        table,
+    )
+
+
+def zoos_trained(result: TrainZoosResult) -> RenderableType:
+    """Draw all zoos, one a line: mean and spread of their teachers on the validation split."""
+    table = _Table("", "teachers", "shares", "classes", "validation top-1 %", "worst", "best")
+    for name, zoo in result.zoos.items():
+        top1 = [teacher["top1"] for teacher in zoo["teachers"]]
+        table.add_row(
+            _name(name),
+            str(len(top1)),
+            zoo["shares"]["kind"],
+            str(len(zoo["class_names"])),
+            percent(sum(top1) / len(top1)),
+            percent(min(top1)),
+            percent(max(top1)),
+        )
+    return _stack(
+        Text.assemble((str(result.folder), "bold"), f" · {duration(result.seconds)}"),
         Text(),
         table,
     )

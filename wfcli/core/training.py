@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from wfcli.core.architectures import InputConfig
 from wfcli.core.images import Images, augment, to_input
 
 GRADIENT_NORM = 5.0
+Optimiser = Literal["sgd", "adamw"]
 
 
 def cosine_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -37,10 +39,15 @@ def cosine_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def make_optimiser(model: nn.Module, weight_decay: float) -> torch.optim.SGD:
-    """Make SGD with Nesterov momentum 0.9 for all parameters; biases and norms (one axis) are not decayed.
+def usual_optimiser(model: nn.Module) -> Optimiser:
+    """Return what nets of this kind are trained with: AdamW where there is a layer norm, else SGD."""
+    return "adamw" if any(isinstance(module, nn.LayerNorm) for module in model.modules()) else "sgd"
 
-    The learning rate is given at every step.
+
+def make_optimiser(model: nn.Module, weight_decay: float, kind: Optimiser = "sgd") -> torch.optim.Optimizer:
+    """Make the optimiser of all parameters: SGD with Nesterov momentum 0.9, or AdamW with betas 0.9 and 0.999.
+
+    Biases and norms (one axis) are not decayed. The learning rate is given at every step.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -48,6 +55,8 @@ def make_optimiser(model: nn.Module, weight_decay: float) -> torch.optim.SGD:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, fused=True)
     return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=True)
 
 
@@ -123,7 +132,7 @@ class Loss:
 
 def train_step(
     model: nn.Module,
-    optimiser: torch.optim.SGD,
+    optimiser: torch.optim.Optimizer,
     x: Tensor,
     labels: Tensor,
     *,

@@ -14,6 +14,7 @@ from wfcli.core.images import Images
 from wfcli.core.training import (
     BatchOrder,
     Loss,
+    Optimiser,
     cosine_rate,
     make_optimiser,
     seed_for,
@@ -38,27 +39,42 @@ class Recipe:
     label_smoothing: float
     pad: int
     order_seed: int
+    optimiser: Optimiser = "sgd"
 
 
-def draw_recipe(seed: int, index: int, lr: float, epochs: float, same: bool, flip: bool) -> Recipe:
+# The usual peak of the learning rate, the usual weight decay, and those that recipes are drawn from.
+USUAL_LR: dict[Optimiser, float] = {"sgd": 0.05, "adamw": 1e-3}
+WEIGHT_DECAYS: dict[Optimiser, tuple[float, float, float]] = {"sgd": (1e-4, 5e-4, 1e-3), "adamw": (0.01, 0.05, 0.1)}
+
+
+def draw_recipe(
+    seed: int, index: int, lr: float, epochs: float, same: bool, flip: bool, optimiser: Optimiser = "sgd"
+) -> Recipe:
     """Draw the recipe of teacher `index` round the usual `lr` and `epochs`.
 
     With `same` only the order of the batches differs from teacher to teacher. Images that may not be flipped
     are small symbols (digits): they are shifted by less.
     """
+    decays = WEIGHT_DECAYS[optimiser]
     order_seed = seed_for(seed, 10, index)
     pads = (2, 4) if flip else (1, 2)
     if same:
-        return Recipe(lr, 5e-4, epochs, 0.0, pads[1], order_seed)
+        return Recipe(lr, decays[1], epochs, 0.0, pads[1], order_seed, optimiser)
     draw = np.random.default_rng([seed, 11, index])
     return Recipe(
         lr=round(lr * 2.0 ** float(draw.uniform(-1.0, 1.0)), 6),
-        weight_decay=float(draw.choice([1e-4, 5e-4, 1e-3])),
+        weight_decay=float(draw.choice(decays)),
         epochs=round(epochs * float(draw.uniform(0.75, 1.25)), 3),
         label_smoothing=float(draw.choice([0.0, 0.05, 0.1])),
         pad=int(draw.choice(pads)),
         order_seed=order_seed,
+        optimiser=optimiser,
     )
+
+
+def steps_of(recipe: Recipe, images: int, batch_size: int) -> int:
+    """Return how many steps a recipe takes on so many images."""
+    return max(1, round(recipe.epochs * BatchOrder(images, batch_size, recipe.order_seed).per_epoch))
 
 
 def train_by(
@@ -71,8 +87,8 @@ def train_by(
     """
     device = next(model.parameters()).device
     order = BatchOrder(len(images), batch_size, recipe.order_seed)
-    steps = max(1, round(recipe.epochs * order.per_epoch))
-    optimiser = make_optimiser(model, recipe.weight_decay)
+    steps = steps_of(recipe, len(images), batch_size)
+    optimiser = make_optimiser(model, recipe.weight_decay, recipe.optimiser)
     loss = Loss(label_smoothing=recipe.label_smoothing)
     autocast = training_autocast(device, model)
     model.train()

@@ -5,30 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config, match_layout
-from wfcli.core.checkpoint import Checkpoint, open_checkpoint, save_state, write_json
+from wfcli.core.checkpoint import Checkpoint, open_checkpoint, write_json
 from wfcli.core.data import DataSpec, load_images
-from wfcli.core.devices import pick_device, training_autocast
+from wfcli.core.devices import pick_device
 from wfcli.core.outputs import check_folder, make_folder
+from wfcli.core.shares import SHARE_KINDS, Cap, class_counts, share_images
 from wfcli.core.sources import resolve_source
-from wfcli.core.training import accuracy, repeatable
-from wfcli.core.zoo import FILE, ROLES, Zoo, ZooTeacher, class_counts, share_images, zoo_to_json
+from wfcli.core.training import Optimiser, usual_optimiser
+from wfcli.core.zoo import FILE, ROLES, Zoo, ZooTeacher, zoo_to_json
 from wfcli.engine.classes import check_data
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.provenance import data_record, made_by
-from wfcli.engine.recipes import Recipe, draw_recipe, train_by
-from wfcli.errors import CheckpointError, OutputError, Problems, WfError
-
-VERSIONS = ("wfcli", "torch", "timm")
+from wfcli.engine.recipes import USUAL_LR, Recipe, draw_recipe
+from wfcli.engine.teacher_jobs import TeacherJob, make_teachers
+from wfcli.errors import OutputError, Problems, WfError
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,12 @@ class TrainTeachersConfig:
     seed: int = 0
     shares: str = "same"
     concentration: float = 0.3
-    images_per_teacher: int | None = None
+    images_per_teacher: Cap = None
     same_recipe: bool = False
-    lr: float = 0.05
+    optimiser: Optimiser | None = None  # None: AdamW for a net with layer norms, else SGD
+    lr: float | None = None  # None: what is usual for the optimiser
     batch_size: int = 128
+    jobs: int = 1  # teachers made at a time
     device: str = "auto"
 
 
@@ -61,7 +63,7 @@ class TrainTeachersResult:
 
 
 def train_teachers(config: TrainTeachersConfig, hooks: Hooks | None = None) -> TrainTeachersResult:
-    """Train the teachers one after the other and write `config.output` with its `zoo.json`.
+    """Train the teachers, `config.jobs` at a time, and write `config.output` with its `zoo.json`.
 
     The same config gives the same bytes. Resumable: a teacher that is there already and was made in the same way is
     kept. The files are in timm's layout. With `init` the base's head is kept if it is for the same classes; else it is
@@ -75,10 +77,28 @@ def train_teachers(config: TrainTeachersConfig, hooks: Hooks | None = None) -> T
     """
     hooks = hooks or Silent()
     began = time.monotonic()
+    plan = plan_zoo(config, hooks)
+    made = make_teachers(plan.jobs, config.jobs, config.device, hooks)
+    return write_zoo(plan, made, time.monotonic() - began)
+
+
+@dataclass(frozen=True)
+class ZooPlan:
+    """A zoo whose teachers are still to be made."""
+
+    config: TrainTeachersConfig
+    jobs: tuple[TeacherJob, ...]
+    shares: tuple[tuple[int, ...] | None, ...]  # image numbers of each teacher; None: all
+    class_counts: tuple[tuple[int, ...], ...]
+    base: Mapping[str, str] | None
+
+
+def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
+    """Check the options, load the images, deal them out and make the folder. Raises as `train_teachers`."""
     base = None
     problems = Problems()
     with problems:
-        _check(config)
+        check_options(config)
     with problems:
         pick_device(config.device)
     with problems:
@@ -89,10 +109,9 @@ def train_teachers(config: TrainTeachersConfig, hooks: Hooks | None = None) -> T
     with problems:
         check_data(config.data, (ROLES["teachers"], ROLES["validation"]), (), hooks)
     problems.raise_all()
-    device = pick_device(config.device)
-    inputs = input_config(config.architecture)
-    images = load_images(config.data, ROLES["teachers"], inputs.size)
-    validation = load_images(config.data, ROLES["validation"], inputs.size)
+    size = input_config(config.architecture).size
+    images = load_images(config.data, ROLES["teachers"], size)
+    validation = load_images(config.data, ROLES["validation"], size)
     labels = images.labels.tolist()
     shares = share_images(
         config.shares,
@@ -103,50 +122,71 @@ def train_teachers(config: TrainTeachersConfig, hooks: Hooks | None = None) -> T
         seed=config.seed,
     )
     start = None if base is None else _start_from(base, config, images.class_names)
+    optimiser = config.optimiser or usual_optimiser(build_model(config.architecture, 2, device="meta"))
+    lr = USUAL_LR[optimiser] if config.lr is None else config.lr
     make_folder(config.output)
-    teachers = []
-    with repeatable(device):
-        for index, share in enumerate(shares):
-            recipe = draw_recipe(config.seed, index, config.lr, config.epochs, config.same_recipe, images.flip)
-            provenance = _provenance(config, index, recipe, share, base, images.class_names)
-            path = config.output / f"teacher-{index:02d}.safetensors"
-            written = _kept(path, provenance, hooks)
-            if written is None:
-                own = images if share is None else images.subset(torch.tensor(share))
-                model = _start_model(config, index, len(images.class_names), start, device)
-                stage = f"{path.stem} of {config.count}"
-                train_by(recipe, model, own, inputs, config.batch_size, stage, hooks)
-                top1 = accuracy(model, validation, inputs, device=device, autocast=training_autocast(device, model))
-                digest = save_state(path, _state_of(model), {**provenance, "top1": round(top1, 6)})
-                written = (digest, round(top1, 6))
-            counts = class_counts(labels, share, len(images.class_names))
-            teachers.append(
-                ZooTeacher(path.name, written[0], share, counts, asdict(recipe), written[1], config.seed + index)
+    jobs = []
+    for index, share in enumerate(shares):
+        recipe = draw_recipe(config.seed, index, lr, config.epochs, config.same_recipe, images.flip, optimiser)
+        path = config.output / f"teacher-{index:02d}.safetensors"
+        jobs.append(
+            TeacherJob(
+                path=path,
+                stage=f"{path.stem} of {config.count}",
+                architecture=config.architecture,
+                recipe=recipe,
+                batch_size=config.batch_size,
+                images=images if share is None else images.subset(torch.tensor(share)),
+                validation=validation,
+                start=start,
+                seed=config.seed + index,
+                provenance=_provenance(config, index, recipe, share, base, images.class_names),
             )
-            hooks.progress("teachers", index + 1, config.count, top1=written[1])
+        )
+    counts = tuple(class_counts(labels, share, len(images.class_names)) for share in shares)
+    named = None if base is None else {"name": base.name, "sha256": base.digest()}
+    return ZooPlan(config, tuple(jobs), tuple(shares), counts, named)
+
+
+def write_zoo(plan: ZooPlan, made: Sequence[tuple[str, float]], seconds: float) -> TrainTeachersResult:
+    """Write `zoo.json` beside the teachers, of which `made` has sha256 and accuracy (0..1)."""
+    config = plan.config
     zoo = Zoo(
         folder=config.output,
         architecture=config.architecture,
         data=config.data,
-        class_names=images.class_names,
-        base=None if base is None else {"name": base.name, "sha256": base.digest()},
+        class_names=plan.jobs[0].images.class_names,
+        base=plan.base,
         shares=_shares(config),
         roles=ROLES,
-        teachers=tuple(teachers),
+        teachers=tuple(
+            ZooTeacher(job.path.name, digest, share, counts, asdict(job.recipe), top1, job.seed)
+            for job, (digest, top1), share, counts in zip(plan.jobs, made, plan.shares, plan.class_counts, strict=True)
+        ),
     )
-    written_zoo = zoo_to_json(zoo)
-    write_json(config.output / FILE, written_zoo)
-    return TrainTeachersResult(config.output, written_zoo, time.monotonic() - began)
+    written = zoo_to_json(zoo)
+    write_json(config.output / FILE, written)
+    return TrainTeachersResult(config.output, written, seconds)
 
 
-def _check(config: TrainTeachersConfig) -> None:
+def check_options(config: TrainTeachersConfig, where: str = "") -> None:
+    """Check what no type tells.
+
+    Raises:
+        WfError: options out of range, all of them; `where` says whose.
+    """
+    lr, kind, optimiser = config.lr, config.shares, config.optimiser
     problems = [
-        f"--{name}: got {value}, expected {wanted}"
+        f"{where}{': ' if where else ''}--{name}: got {value}, expected {wanted}"
         for name, value, wanted, fine in (
             ("count", config.count, "at least 1", config.count >= 1),
             ("epochs", config.epochs, "more than 0", config.epochs > 0),
-            ("lr", config.lr, "more than 0", config.lr > 0),
+            ("lr", lr, "more than 0", lr is None or lr > 0),
             ("batch-size", config.batch_size, "at least 2", config.batch_size >= 2),
+            ("shares", kind, f"one of {', '.join(SHARE_KINDS)}", kind in SHARE_KINDS),
+            ("concentration", config.concentration, "more than 0", config.concentration > 0),
+            ("optimiser", optimiser, f"one of {', '.join(USUAL_LR)}", optimiser is None or optimiser in USUAL_LR),
+            ("jobs", config.jobs, "at least 1", config.jobs >= 1),
             ("seed", config.seed, "at least 0", config.seed >= 0),
         )
         if not fine
@@ -189,20 +229,6 @@ def _start_from(base: Checkpoint, config: TrainTeachersConfig, class_names: tupl
     return state
 
 
-def _start_model(
-    config: TrainTeachersConfig, index: int, classes: int, start: Mapping[str, Tensor] | None, device: torch.device
-) -> nn.Module:
-    torch.manual_seed(config.seed + index)
-    model = build_model(config.architecture, classes)
-    if start is not None:
-        model.load_state_dict({**model.state_dict(), **start})  # a file may lack BatchNorm's counters
-    return model.to(memory_format=torch.channels_last).to(device)
-
-
-def _state_of(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-
-
 def _shares(config: TrainTeachersConfig) -> dict[str, Any]:
     return {
         "kind": config.shares,
@@ -230,25 +256,6 @@ def _provenance(
         "share": {**_shares(config), "images": "all" if share is None else len(share), "sha256": _sha256(seen)},
         "recipe": {**asdict(recipe), "batch_size": config.batch_size},
     }
-
-
-def _kept(path: Path, provenance: Mapping[str, Any], hooks: Hooks) -> tuple[str, float] | None:
-    """Return digest and accuracy of the teacher in `path` if it was made in this way, whatever the versions."""
-    if not path.exists():
-        return None
-    try:
-        checkpoint = open_checkpoint(path)
-    except CheckpointError:
-        hooks.warn(f"{path}: damaged, made again")
-        return None
-    found = checkpoint.provenance or {}
-    wanted = json.loads(json.dumps(provenance))
-    if {k: v for k, v in found.items() if k != "top1" and k not in VERSIONS} != {
-        k: v for k, v in wanted.items() if k not in VERSIONS
-    }:
-        hooks.warn(f"{path}: made in another way, replaced")
-        return None
-    return checkpoint.digest(), float(found["top1"])
 
 
 def _sha256(text: str) -> str:

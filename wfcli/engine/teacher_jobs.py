@@ -1,0 +1,123 @@
+"""One teacher and all that it takes, so that it can be made anywhere: several at a time, each in its own process."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wfcli.core.architectures import Architecture, build_model, input_config
+from wfcli.core.checkpoint import open_checkpoint, save_state
+from wfcli.core.devices import pick_device, training_autocast
+from wfcli.core.images import Images
+from wfcli.core.training import accuracy, repeatable
+from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.recipes import Recipe, steps_of, train_by
+from wfcli.errors import CheckpointError
+
+VERSIONS = ("wfcli", "torch", "timm")
+
+
+@dataclass(frozen=True)
+class TeacherJob:
+    """A teacher to be made. It can be pickled."""
+
+    path: Path
+    stage: str  # its name in messages
+    architecture: Architecture
+    recipe: Recipe
+    batch_size: int
+    images: Images  # its own
+    validation: Images
+    start: Mapping[str, Tensor] | None  # None: a random start from `seed`
+    seed: int
+    provenance: Mapping[str, Any]
+
+
+def make_teacher(job: TeacherJob, device: torch.device, hooks: Hooks) -> tuple[str, float]:
+    """Train the teacher and write its file; return the file's sha256 and the accuracy (0..1) on `validation`.
+
+    Raises:
+        WfError: the loss is no longer finite.
+        OutputError: the file cannot be written.
+    """
+    inputs = input_config(job.architecture)
+    with repeatable(device):
+        model = _start_model(job, device)
+        train_by(job.recipe, model, job.images, inputs, job.batch_size, job.stage, hooks)
+        autocast = training_autocast(device, model)
+        top1 = round(accuracy(model, job.validation, inputs, device=device, autocast=autocast), 6)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    return save_state(job.path, state, {**job.provenance, "top1": top1}), top1
+
+
+def make_teachers(jobs: Sequence[TeacherJob], processes: int, device: str, hooks: Hooks) -> list[tuple[str, float]]:
+    """Make all teachers, so many at a time; one that is there already and was made in the same way is kept.
+
+    Returns what `make_teacher` does, in the order of `jobs`.
+    """
+    made = {number: kept for number, job in enumerate(jobs) if (kept := _kept(job, hooks)) is not None}
+    missing = [number for number in range(len(jobs)) if number not in made]
+    hooks.progress("teachers", len(made), len(jobs))
+    if processes == 1 or len(missing) < 2:
+        for number in missing:
+            made[number] = make_teacher(jobs[number], pick_device(device), hooks)
+            hooks.progress("teachers", len(made), len(jobs), top1=made[number][1])
+        return [made[number] for number in range(len(jobs))]
+    missing.sort(key=lambda number: -_cost(jobs[number]))  # the longest first: none is left over at the end
+    threads = max(1, torch.get_num_threads() // processes)
+    workers = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
+    with workers:
+        # Pickled here: multiprocessing would send tensors through /dev/shm, which is small in a container.
+        waiting = {workers.submit(_make_pickled, pickle.dumps(jobs[n]), device): n for n in missing}
+        try:
+            for future in as_completed(waiting):
+                made[waiting[future]] = future.result()
+                hooks.progress("teachers", len(made), len(jobs), top1=future.result()[1])
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [made[number] for number in range(len(jobs))]
+
+
+def _make_pickled(job: bytes, device: str) -> tuple[str, float]:
+    return make_teacher(pickle.loads(job), pick_device(device), Silent())  # noqa: S301 - from `make_teachers`
+
+
+def _cost(job: TeacherJob) -> int:
+    return steps_of(job.recipe, len(job.images), job.batch_size) * job.batch_size
+
+
+def _start_model(job: TeacherJob, device: torch.device) -> nn.Module:
+    torch.manual_seed(job.seed)
+    model = build_model(job.architecture, len(job.images.class_names))
+    if job.start is not None:
+        model.load_state_dict({**model.state_dict(), **job.start})  # a file may lack BatchNorm's counters
+    return model.to(memory_format=torch.channels_last).to(device)
+
+
+def _kept(job: TeacherJob, hooks: Hooks) -> tuple[str, float] | None:
+    """Return digest and accuracy of the file that is there if it was made in this way, whatever the versions."""
+    if not job.path.exists():
+        return None
+    try:
+        checkpoint = open_checkpoint(job.path)
+    except CheckpointError:
+        hooks.warn(f"{job.path}: damaged, made again")
+        return None
+    found = checkpoint.provenance or {}
+    wanted = json.loads(json.dumps(job.provenance))
+    if {k: v for k, v in found.items() if k != "top1" and k not in VERSIONS} != {
+        k: v for k, v in wanted.items() if k not in VERSIONS
+    }:
+        hooks.warn(f"{job.path}: made in another way, replaced")
+        return None
+    return checkpoint.digest(), float(found["top1"])
