@@ -88,6 +88,7 @@ train-generator
   --steps = 1000
   --lr = 0.002
   --batch-size = 256
+  --accumulate
   --resume switch
   --seed = 0
   --device = auto (auto cpu cuda)

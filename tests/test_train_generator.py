@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -330,3 +332,32 @@ def test_a_loss_that_explodes_is_an_error_with_a_hint(digits_zoo: Path, tmp_path
         train_generator(options(digits_zoo, tmp_path / "g", lr=1e30))
     assert caught.value.hint == "lower --lr"
     assert not (tmp_path / "g" / "model.safetensors").exists()
+
+
+# Several processes ----------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_give_what_one_gives_with_as_many_pairs(digits_zoo: Path, tmp_path: Path) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    train_generator(options(digits_zoo, alone, accumulate=2))
+    launch = ("torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+    args = ("train-generator", "--zoo", str(digits_zoo), "--steps", "4", "--batch-size", "32", "--lr", "5e-3")
+    command = [sys.executable, "-m", *launch, "-m", "wfcli", *args, "--device", "cpu", "-o", str(together)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("sha256") == 1  # one of them speaks
+    assert bytes_of(together)["model.safetensors"] == bytes_of(alone)["model.safetensors"]
+    assert sorted(bytes_of(together)) == FILES
+
+
+def test_pairs_are_shared_out_evenly(digits_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wfcli.engine.team.Team.__init__", lambda self, device: vars(self).update(size=2, rank=0))
+    error = refuse(options(digits_zoo, tmp_path / "g", accumulate=3))
+    assert error.problems == ("--accumulate: got 3, expected a multiple of the 2 processes",)
+
+
+def test_more_pairs_take_another_way(digits_zoo: Path, short: Path, tmp_path: Path) -> None:
+    train_generator(options(digits_zoo, tmp_path / "g", accumulate=2))
+    assert bytes_of(tmp_path / "g")["training.jsonl"] != bytes_of(short)["training.jsonl"]
+    same = train_generator(options(digits_zoo, tmp_path / "one", accumulate=1))
+    assert bytes_of(same.folder)["model.safetensors"] == bytes_of(short)["model.safetensors"]

@@ -101,6 +101,17 @@ PresetOption = Annotated[
     Preset, typer.Option("--preset", metavar="P", help="Kind: universal, weightformer or specialised.")
 ]
 MaxTeachers = Annotated[int, typer.Option("--max-teachers", metavar="N", min=2, help="Most teachers in one step.")]
+AccumulateOption = Annotated[
+    int | None,
+    typer.Option(
+        "--accumulate",
+        metavar="N",
+        min=1,
+        help="Pairs of teachers and images in a step. [dim]\\[default: one for each process][/]",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
+]
 DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", metavar="D", help="The student's: keep, float32, bfloat16 or float16.")
 ]

@@ -22,9 +22,14 @@ from rich.text import Text
 from wfcli.errors import WfError
 from wfcli.units import percent
 
+# Of several processes that train together (`accelerate launch`) one speaks.
+SPEAKS = os.environ.get("RANK", "0") == "0"
+
 
 def write(result: RenderableType) -> None:
     """Print a result to stdout: a string as it is, anything else drawn by rich."""
+    if not SPEAKS:
+        return
     if isinstance(result, str):
         _send(sys.stdout, result + "\n")
     else:
@@ -49,7 +54,8 @@ def _hint(hint: str | None) -> list[Text]:
 
 
 def _print_lines(*lines: Text) -> None:
-    _send(sys.stderr, _drawn(_stderr(), Text("\n").join(lines)))
+    if SPEAKS:
+        _send(sys.stderr, _drawn(_stderr(), Text("\n").join(lines)))
 
 
 def _labelled(label: str, style: str, message: str) -> Text:
@@ -89,7 +95,7 @@ class TerminalHooks:
         self._warned: set[str] = set()
 
     def __enter__(self) -> TerminalHooks:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and SPEAKS:
             self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -130,7 +136,7 @@ class TerminalHooks:
 
     def warn(self, message: str) -> None:
         """Print a warning, unless it was printed before."""
-        if message not in self._warned:
+        if message not in self._warned and SPEAKS:
             self._warned.add(message)
             text = _labelled("warning", "bold yellow", message)
             if self._progress is not None:

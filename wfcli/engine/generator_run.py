@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from wfcli.core.generator import WeightFormer
 from wfcli.core.runs import RunLog, load_run, save_run
 from wfcli.core.training import cosine_rate, seed_for
 from wfcli.engine.hooks import Hooks
+from wfcli.engine.team import Team
 from wfcli.errors import WfError
 
 if TYPE_CHECKING:
@@ -40,10 +42,12 @@ class GeneratorRun:
         config: TrainGeneratorConfig,
         generator: WeightFormer,
         grounds: Sequence[Ground],
-        device: torch.device,
+        team: Team,
         hooks: Hooks,
     ) -> None:
-        self.config, self.generator, self.device, self.hooks = config, generator, device, hooks
+        self.config, self.generator, self.team, self.hooks = config, generator, team, hooks
+        self.device = team.device
+        self.pairs = config.accumulate or team.size  # of teachers and images, in each step, of all processes
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best_state = _copy(generator)
@@ -73,14 +77,18 @@ class GeneratorRun:
         steps = self.config.steps
         every = max(1, steps // VALIDATIONS)
         resumed = self.config.resume and self._restore()
-        with RunLog(self.config.output / LOG, keep_until=self.step if resumed else None) as log:
-            if not resumed:
+        main = self.team.is_main
+        log = RunLog(self.config.output / LOG, keep_until=self.step if resumed else None) if main else None
+        with log or nullcontext():
+            if not resumed and log is not None:
                 log.write(**self._validate())
             losses: list[float] = []
             for step in range(self.step, steps):
                 loss = self._step()
                 losses.append(loss)
                 self.step = step + 1
+                if log is None:
+                    continue
                 if self.step % every == 0 or self.step == steps:
                     log.write(**self._validate(loss=sum(losses) / len(losses)))
                     losses = []
@@ -89,9 +97,27 @@ class GeneratorRun:
                 self.hooks.progress("training the generator", self.step, steps, **figures)
 
     def _step(self) -> float:
-        """Take one step and return the loss before it."""
-        # All of a step follows from the seed and its number: a resumed run is the same run.
-        draw = torch.Generator().manual_seed(seed_for(self.config.seed, 3, self.step))
+        """Take one step and return the loss before it, the mean over this process's pairs."""
+        self.optimiser.zero_grad(set_to_none=True)
+        own = range(self.team.rank, self.pairs, self.team.size)
+        value = 0.0
+        for pair in own:
+            loss = self._loss(pair) / len(own)
+            loss.backward()  # type: ignore[no-untyped-call]
+            value += float(loss.detach())
+        self.team.average_gradients(self.generator.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), GRADIENT_NORM)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["factor"] * cosine_rate(self.step, self.config.steps, self.config.lr, WARMUP)
+        self.optimiser.step()
+        if not (math.isfinite(value) and norm.isfinite()):  # the norm is of all processes: they stop together
+            raise WfError(f"the loss is {value} at step {self.step + 1}", hint="lower --lr")
+        return value
+
+    def _loss(self, pair: int) -> Tensor:
+        """Return the loss of one pair of this step: some teachers of a ground and the student they give on a batch."""
+        # All of a step follows from the seed and its number: a resumed run is the same run, and so is one in parallel.
+        draw = torch.Generator().manual_seed(seed_for(self.config.seed, 3, self.step, *([pair] if pair else [])))
         ground = self.trained[_integer(draw, len(self.trained))]
         most = min(self.config.max_teachers, len(ground.teachers))
         size = 2 + _integer(draw, most - 1)
@@ -102,17 +128,7 @@ class GeneratorRun:
         student = generate_subset(self.generator, ground, index)
         logits = student_logits(ground, student, ground.train.pixels[batch], batch_statistics)
         wanted = ground.train.log_probs[index][:, batch].logsumexp(0) - torch.tensor(float(size)).log()  # [B, C]
-        loss = distillation_loss(logits, wanted, ground.train.labels[batch], CE_WEIGHT)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), GRADIENT_NORM)
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["factor"] * cosine_rate(self.step, self.config.steps, self.config.lr, WARMUP)
-        self.optimiser.step()
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise WfError(f"the loss is {value} at step {self.step + 1}", hint="lower --lr")
-        return value
+        return distillation_loss(logits, wanted, ground.train.labels[batch], CE_WEIGHT)
 
     @torch.no_grad()
     def _validate(self, **figures: float) -> dict[str, Any]:
@@ -146,7 +162,7 @@ class GeneratorRun:
 
     def _restore(self) -> bool:
         path = self.config.output / RESUME
-        parts = load_run(path, self._identity())
+        parts = self.team.from_main(load_run(path, self._identity()) if self.team.is_main else None)
         if parts is None:
             self.hooks.warn(f"{path}: not there, nothing to resume: starting from the beginning")
             return False
@@ -159,7 +175,7 @@ class GeneratorRun:
         """Return all that decides about the result, besides the code."""
         free = ("zoos", "output", "device", "resume")
         options = {key: value for key, value in asdict(self.config).items() if key not in free}
-        return {**options, "teachers": self.digests}
+        return {**options, "accumulate": self.pairs, "teachers": self.digests}
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from wfcli.engine.cards import generator_card
 from wfcli.engine.generator_run import RESUME, GeneratorRun
 from wfcli.engine.grounds import OpenZoo, open_zoos, read_ground
 from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.team import Team
 from wfcli.errors import GeneratorError, Problems, WfError
 
 RAW_LIMIT = 4608  # token widths above this get no raw-row embedder: 512 channels of 3 x 3
@@ -36,6 +37,7 @@ class TrainGeneratorConfig:
     batch_size: int = 256
     lr: float = 2e-3
     max_teachers: int = 8
+    accumulate: int | None = None  # pairs of teachers and images in a step; None: one for each process
     teachers: str | None = None  # "0-9": which teachers of each zoo, by number; None for all
     seed: int = 0
     device: str = "auto"
@@ -81,7 +83,9 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
     with problems:
         _check_preset(config.preset, [entry.zoo for entry in opened])
     problems.raise_all()
-    device = pick_device(config.device)
+    team = Team(pick_device(config.device))
+    _check_team(config, team)
+    device = team.device
     with repeatable(device):
         grounds = []
         for number, entry in enumerate(opened):
@@ -90,12 +94,16 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
         hooks.progress("reading zoos", len(opened), len(opened))
         torch.manual_seed(seed_for(config.seed, 2))
         generator = build_generator(config.preset, opened, grounds).to(device)
-        make_folder(config.output)
-        run = GeneratorRun(config, generator, grounds, device, hooks)
+        if team.is_main:
+            make_folder(config.output)
+        run = GeneratorRun(config, generator, grounds, team, hooks)
         run.go()
-    generator.load_state_dict(run.best_state)
-    digest = save_generator(config.output, generator, generator_card(generator, opened, run.best, config))
-    (config.output / RESUME).unlink(missing_ok=True)
+    digest = ""
+    if team.is_main:
+        generator.load_state_dict(run.best_state)
+        digest = save_generator(config.output, generator, generator_card(generator, opened, run.best, config))
+        (config.output / RESUME).unlink(missing_ok=True)
+    digest, run.history = team.from_main((digest, run.history))
     return TrainGeneratorResult(
         folder=config.output,
         digest=digest,
@@ -142,6 +150,7 @@ def _check(config: TrainGeneratorConfig) -> None:
         ("batch-size", config.batch_size, "at least 2", config.batch_size >= 2),
         ("lr", config.lr, "more than 0", config.lr > 0),
         ("max-teachers", config.max_teachers, "at least 2", config.max_teachers >= 2),
+        ("accumulate", config.accumulate, "at least 1", config.accumulate is None or config.accumulate >= 1),
         ("seed", config.seed, "at least 0", config.seed >= 0),
     )
     problems = [f"--{name}: got {value}, expected {range_}" for name, value, range_, fine in wanted if not fine]
@@ -149,6 +158,14 @@ def _check(config: TrainGeneratorConfig) -> None:
         problems.append("no zoo to train on; name one with --zoo")
     if problems:
         raise WfError(*problems, hint="see wfcli train-generator --help")
+
+
+def _check_team(config: TrainGeneratorConfig, team: Team) -> None:
+    if config.accumulate is not None and config.accumulate % team.size:
+        raise WfError(
+            f"--accumulate: got {config.accumulate}, expected a multiple of the {team.size} processes",
+            hint="every process takes as many pairs as the others",
+        )
 
 
 def _check_preset(preset: str, zoos: Sequence[Zoo]) -> None:
