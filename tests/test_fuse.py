@@ -119,6 +119,13 @@ def test_the_dtype_of_the_student(
     assert {t.dtype for t in counters} == {torch.int64}
 
 
+def test_a_student_under_another_suffix_is_refused(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--method", "soup", "-o", tmp_path / "x.pt")
+    assert ran.code == 1
+    assert "x.pt: suffix: got .pt, expected .safetensors" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_output_is_replaced(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
     out = tmp_path / "student.safetensors"
     out.write_bytes(b"old")
