@@ -317,6 +317,42 @@ def test_an_output_that_cannot_be_made(digits_zoo: Path, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_files_of_others_are_not_replaced(digits_zoo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    contents = {
+        "README.md": "# my project",
+        "config.json": '{"theme": "dark"}',
+        "training.jsonl": '{"step": 1}\n',
+        "resume.pt": "?",
+        "model.safetensors": "",
+    }
+    for name, text in contents.items():
+        (folder / name).write_text(text)
+    with pytest.raises(OutputError, match="choose another -o: a new folder") as caught:
+        train_generator(options(digits_zoo, folder))
+    assert caught.value.problems == tuple(
+        f"{folder}: {name} is there already and is not from train-generator"
+        for name in ("README.md", "config.json", "model.safetensors", "training.jsonl", "resume.pt")
+    )
+    assert {path.name: path.read_text() for path in folder.iterdir()} == contents
+
+
+def test_a_zoo_gets_no_generator(digits_zoo: Path, tmp_path: Path) -> None:
+    zoo = edited(digits_zoo, tmp_path / "z")
+    before = bytes_of(zoo)
+    with pytest.raises(OutputError, match=r"z: is a zoo \(zoo\.json\)"):
+        train_generator(options(zoo, zoo))
+    assert bytes_of(zoo) == before
+
+
+def test_a_generator_may_be_trained_again_in_its_place(digits_zoo: Path, short: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(short, tmp_path / "again")
+    train_generator(options(digits_zoo, again, seed=1, steps=1))
+    assert sorted(bytes_of(again)) == FILES
+    assert bytes_of(again) != bytes_of(short)
+
+
 def test_an_unknown_preset_and_options_out_of_range(digits_zoo: Path, tmp_path: Path) -> None:
     error = refuse(options(digits_zoo, tmp_path / "g", preset="universl"))
     assert error.problems == ("unknown preset 'universl'",)
