@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
-from wfcli.core.checkpoint import TensorSpec, file_order, torch_dtype
+from wfcli.core.checkpoint import TensorSpec, dtype_name, file_order, torch_dtype
 from wfcli.core.layouts import FLOATS, STATISTICS
 from wfcli.core.methods import soup_pieces
 from wfcli.engine.finite import Finite, raise_nonfinite
@@ -26,13 +27,23 @@ DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def output_specs(teachers: Teachers, dtype: str) -> dict[str, TensorSpec]:
-    """Return shape and type of every tensor to write: floating point as asked for, else as in the first teacher."""
-    first = teachers.checkpoints[0].specs
+    """Return shape and type of every tensor to write: floating point as asked for, or the widest of the teachers'.
+
+    Widest as in PyTorch: float16 and bfloat16 together give float32. Integers and bools are as in the first teacher.
+    """
     wanted = DTYPES.get(dtype)  # None: keep
-    return {
-        name: TensorSpec(shape, wanted if wanted and first[name].dtype in FLOATS else first[name].dtype)
-        for name, shape in teachers.layout.files.items()
-    }
+    specs = {}
+    for name, shape in teachers.layout.files.items():
+        first, *others = (checkpoint.specs[name].dtype for checkpoint in teachers.checkpoints)
+        found = _widest(first, others) if first in FLOATS else first
+        specs[name] = TensorSpec(shape, wanted if wanted and first in FLOATS else found)
+    return specs
+
+
+def _widest(first: str, others: Sequence[str]) -> str:
+    import torch
+
+    return dtype_name(reduce(torch.promote_types, map(torch_dtype, others), torch_dtype(first)))
 
 
 def average(specs: Mapping[str, TensorSpec], teachers: Sequence[Finite], hooks: Hooks) -> Iterator[tuple[str, Tensor]]:
