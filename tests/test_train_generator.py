@@ -137,6 +137,11 @@ def test_a_resumed_run_gives_the_bytes_of_an_uninterrupted_one(digits_zoo: Path,
     with pytest.raises(WfError, match="lr: the interrupted run had 0.005, this one has 0.1") as caught:
         train_generator(replace(config, lr=0.1, resume=True))
     assert "run without --resume" in (caught.value.hint or "")
+    before = bytes_of(config.output)
+    with pytest.raises(WfError, match="this very run was interrupted") as caught:
+        train_generator(config)
+    assert "add --resume to go on" in (caught.value.hint or "")
+    assert bytes_of(config.output) == before
     ears = Listener()
     train_generator(replace(config, resume=True), ears)
     assert ears.warnings == []
