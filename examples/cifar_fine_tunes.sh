@@ -99,7 +99,7 @@ unset OMP_NUM_THREADS
 SILOS="$RUNS/cifar10-split/teacher-0[0-2].safetensors"
 stage "$RUNS/student.safetensors" wfcli fuse "$SILOS" "${NET[@]}" "${C10[@]}" --generator "$RUNS/universal-0" -o "$RUNS/student.safetensors"
 stage "$RUNS/tuned.safetensors" wfcli finetune "$RUNS/student.safetensors" --teachers "$SILOS" "${NET[@]}" "${C10[@]}" --steps 100 \
-    -o "$RUNS/tuned.safetensors"
+    --resume -o "$RUNS/tuned.safetensors"
 wfcli eval "$RUNS/student.safetensors" "$RUNS/tuned.safetensors" --teachers "$SILOS" "${NET[@]}" "${C10[@]}"
 cat "$RUNS/split.md" "$RUNS/same.md"
 awk '{ sum += $2 } END { printf "%d stages, %.1f minutes in all (two stages at a time but for the first and the last)\n", NR, sum / 60 }' "$RUNS/seconds.txt"

@@ -188,6 +188,25 @@ def test_unwritable_places_are_named_before_anything_is_computed(tmp_path: Path)
     assert leftovers(tmp_path, "file") == set()
 
 
+@pytest.mark.parametrize(
+    ("name", "got", "named"),
+    [
+        ("x.pt", ".pt", "x.safetensors"),
+        ("student", "none", "student.safetensors"),
+        ("v1.5", ".5", "v1.5.safetensors"),
+    ],
+)
+def test_a_checkpoint_is_only_written_under_its_suffix(tmp_path: Path, name: str, got: str, named: str) -> None:
+    with pytest.raises(OutputError) as caught:
+        check_writable(tmp_path / name)
+    assert caught.value.problems == (f"{tmp_path}/{name}: suffix: got {got}, expected .safetensors",)
+    assert caught.value.hint == f"write -o {tmp_path}/{named}"
+    with pytest.raises(OutputError) as caught:
+        check_writable(tmp_path / "no" / name)
+    assert len(caught.value.problems) == 2
+    assert leftovers(tmp_path) == set()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any) -> int:

@@ -12,9 +12,9 @@ from wfcli.core.architectures import find_architecture
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.data import DataSpec
 from wfcli.core.methods import soup
-from wfcli.engine.finetune import FinetuneConfig, finetune
+from wfcli.engine.finetune import FinetuneConfig, _open, _write_student, finetune
 from wfcli.engine.train_teachers import TrainTeachersConfig, train_teachers
-from wfcli.errors import ArchitectureError, CheckpointError, DataError, OutputError, SourceError, WfError
+from wfcli.errors import ArchitectureError, CheckpointError, DataError, OutputError, Problems, SourceError, WfError
 
 pytest.importorskip("sklearn")  # for the digits
 
@@ -131,6 +131,33 @@ def test_resumed_run_gives_the_bytes_of_an_uninterrupted_one(zoo: Path, whole: P
     assert bool(ears.warnings) == (step == 3)  # stopped before the first state was saved
     without_speed = [[{**line, "images_per_second": 0} for line in log_of(path)] for path in (output, whole)]
     assert without_speed[0] == without_speed[1]
+
+
+def test_a_run_that_could_go_on_is_not_begun_anew(zoo: Path, tmp_path: Path) -> None:
+    output = tmp_path / "student.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        finetune(options(zoo, output, validate_every=3), Interrupt(6))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(WfError, match="this very run was interrupted") as caught:
+        finetune(options(zoo, output, validate_every=3))
+    assert caught.value.hint == "add --resume to go on, or remove that file to start from the beginning"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    finetune(options(zoo, output, validate_every=4))  # another run takes its place
+    assert output.exists()
+
+
+def test_a_student_that_its_type_cannot_hold_is_not_written(zoo: Path, tmp_path: Path) -> None:
+    state = dict(open_checkpoint(zoo.parent / "soup.safetensors"))
+    start, output = tmp_path / "start.safetensors", tmp_path / "student.safetensors"
+    save_state(start, {name: t.half() if t.is_floating_point() else t for name, t in state.items()}, {})
+    opened = _open(options(zoo, output, checkpoint=str(start)), Problems(), Interrupt(-1))
+    state["features.1.running_var"].fill_(1e5)
+    with pytest.raises(
+        CheckpointError, match=r"features\.1\.running_var: got 8 numbers too large for float16"
+    ) as caught:
+        _write_student(output, opened, state, {})
+    assert caught.value.hint == "start from the same weights in a file of float32; nothing was written"
+    assert list(tmp_path.iterdir()) == [start]
 
 
 def test_resuming_a_run_with_other_options_is_an_error(zoo: Path, tmp_path: Path) -> None:

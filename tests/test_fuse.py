@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.conftest import Ran, TinyTeachers
 from wfcli.core.architectures import build_model, find_architecture, head_keys
-from wfcli.core.checkpoint import open_checkpoint
+from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.generator import Frame, WeightFormer, WeightFormerConfig, fingerprint
 from wfcli.core.generator_files import save_generator
 from wfcli.core.methods import soup
@@ -117,6 +117,85 @@ def test_the_dtype_of_the_student(
     assert student["head.weight"].dtype == dtype
     counters = [t for name, t in student.items() if name.endswith("num_batches_tracked")]
     assert {t.dtype for t in counters} == {torch.int64}
+
+
+def saved(folder: Path, states: list[dict[str, Tensor]]) -> list[Path]:
+    paths = [folder / f"t{number}.safetensors" for number in range(len(states))]
+    for path, state in zip(paths, states, strict=True):
+        save_file(state, path)
+    return paths
+
+
+def converted(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in load_file(path).items()}
+
+
+def test_the_soup_of_halves_is_rounded_once(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    states = [converted(path, torch.bfloat16) for path in tiny_teachers.paths]
+    out = tmp_path / "student.safetensors"
+    args = (*saved(tmp_path, states), *tiny_teachers.arch, "--method", "soup", "-o", out)
+    assert wfcli("fuse", *args, "--dtype", "float32").code == 0
+    mean = {name: torch.stack([state[name].float() for state in states]).sum(0) / 3 for name in states[0]}
+    torch.testing.assert_close(load_file(out)["head.weight"], mean["head.weight"], rtol=1e-6, atol=0)
+    assert wfcli("fuse", *args).code == 0
+    assert torch.equal(load_file(out)["head.weight"], mean["head.weight"].bfloat16())
+
+
+@pytest.mark.parametrize("method", ["soup", "weightformer"])
+def test_keep_is_the_widest_type_whatever_the_order(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path, method: str
+) -> None:
+    dtypes = (torch.bfloat16, torch.float16)
+    states = [converted(path, dtype) for path, dtype in zip(tiny_teachers.paths, dtypes, strict=False)]
+    states[1]["head.bias"] = states[1]["head.bias"].bfloat16()  # as in the other one
+    paths = saved(tmp_path, states)
+    for order in (paths, paths[::-1]):
+        out = tmp_path / "student.safetensors"
+        assert wfcli("fuse", *order, *tiny_teachers.arch, "--method", method, "-o", out).code == 0
+        student = load_file(out)
+        assert (student["head.weight"].dtype, student["head.bias"].dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_a_student_that_a_type_cannot_hold_is_not_written(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path
+) -> None:
+    states = [load_file(path) for path in tiny_teachers.paths]
+    for state in states:
+        state["features.1.running_var"][:3] = 1e5
+    out = tmp_path / "student.safetensors"
+    args = (*saved(tmp_path, states), *tiny_teachers.arch, "--method", "soup", "-o", out)
+    ran = wfcli("fuse", *args, "--dtype", "float16")
+    told = " ".join(ran.stderr.split())
+    assert ran.code == 1
+    assert "student: features.1.running_var: got 3 numbers too large for float16" in told
+    assert "choose --dtype bfloat16 or float32" in told
+    assert "nothing was written" in told
+    assert not out.exists()
+    assert wfcli("fuse", *args, "--dtype", "bfloat16").code == 0
+
+
+def test_a_generator_that_gives_no_numbers(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    generator = WeightFormer(WeightFormerConfig(norms=("batch",)))
+    with torch.no_grad():
+        generator.final_norm.weight[0] = float("nan")
+    save_generator(folder, generator, "# broken\n")
+    out = tmp_path / "student.safetensors"
+    ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--generator", folder, "-o", out)
+    told = " ".join(ran.stderr.split())
+    assert ran.code == 1
+    assert "student: features.0.weight: got 216 numbers NaN or Inf" in told
+    assert told.count("numbers NaN or Inf") == 10
+    assert "more tensors" in told
+    assert "try another --generator, or --method soup" in told
+    assert not out.exists()
+
+
+def test_a_student_under_another_suffix_is_refused(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--method", "soup", "-o", tmp_path / "x.pt")
+    assert ran.code == 1
+    assert "x.pt: suffix: got .pt, expected .safetensors" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_output_is_replaced(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
@@ -229,6 +308,34 @@ def test_the_output_may_not_be_a_teacher(wfcli: Cli, tiny_teachers: TinyTeachers
     assert "which would be overwritten" in " ".join(ran.stderr.split())
 
 
+def test_a_generator_far_from_its_training_says_so_and_goes_on(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path
+) -> None:
+    out = tmp_path / "student.safetensors"
+    for trained_on, told in (("vgg11_bn_cifar(width=0.25)", False), ("resnet18_cifar(width=0.5)", True)):
+        generator = save_untrained(tmp_path / "mine", norms=("batch",), trained_on=(trained_on,))
+        ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--generator", generator, "-o", out)
+        expected = f"generator mine: it was trained on {trained_on}, never on vgg11_bn_cifar: compare the student with"
+        assert ran.code == 0
+        assert (expected in " ".join(ran.stderr.split())) == told
+        assert (open_checkpoint(out).provenance or {})["method"] == "weightformer"
+
+
+def test_the_default_generator_says_where_it_was_not_trained(wfcli: Cli, tmp_path: Path) -> None:
+    arch = find_architecture("resnet18_cifar", {"width": 0.125})
+    torch.manual_seed(0)
+    base = build_model(arch, 10).state_dict()
+    states = [{n: t * (1 + 0.01 * k) if t.is_floating_point() else t for n, t in base.items()} for k in range(2)]
+    out = tmp_path / "student.safetensors"
+    args = ("--arch", "resnet18_cifar", "--arch-arg", "width=0.125", "-o", out)
+    ran = wfcli("fuse", *saved(tmp_path, states), *args)
+    told = " ".join(ran.stderr.split())
+    assert ran.code == 0
+    assert "generator universal: it was trained on " in told
+    assert "never on resnet18_cifar: compare the student with the soup" in told
+    assert (open_checkpoint(out).provenance or {})["method"] == "weightformer"
+
+
 def specialised(folder: Path, paths: tuple[Path, ...], classes: tuple[str, ...]) -> Path:
     """Write a specialised generator for the base of these teachers."""
     arch = find_architecture("vgg11_bn_cifar", {"width": 0.125})
@@ -264,7 +371,28 @@ def test_a_specialised_generator_refuses_another_base_and_other_classes(
     told = " ".join(ran.stderr.split())
     assert ran.code == 1
     assert "generator mine: classes: got 10, expected 8" in told
-    assert "generator mine: base: the teachers are not fine-tunes of base" in told
+    for number in range(2):
+        assert f"generator mine: t{number}.safetensors: base: not a fine-tune of base" in told
+    assert not out.exists()
+
+
+def test_a_specialised_generator_looks_at_every_teacher(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path
+) -> None:
+    generator = specialised(tmp_path / "mine", tiny_teachers.paths, tuple("0123456789"))
+    torch.manual_seed(77)
+    stranger = tmp_path / "stranger.safetensors"
+    save_file(build_model(find_architecture("vgg11_bn_cifar", {"width": 0.125}), 10).state_dict(), stranger)
+    other = tmp_path / "other.safetensors"  # its classes are known, those of the rest are not
+    save_state(other, converted(tiny_teachers.paths[0], torch.float32), {"classes": list("abcdefghij")})
+    out = tmp_path / "student.safetensors"
+    args = (*tiny_teachers.arch, "--generator", generator, "-o", out)
+    ran = wfcli("fuse", *tiny_teachers.paths[1:], stranger, other, *args)
+    told = " ".join(ran.stderr.split())
+    assert ran.code == 1
+    assert "generator mine: stranger.safetensors: base: not a fine-tune of base" in told
+    assert "generator mine: other.safetensors: class names: got a, b, c, d, ..., expected 0, 1, 2, 3, ..." in told
+    assert "teacher-0" not in told
     assert not out.exists()
 
 

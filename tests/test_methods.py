@@ -8,10 +8,26 @@ import torch
 from wfcli.core.methods import METHODS, soup, soup_tensor, weighted_sum
 
 
-def test_the_soup_of_floats_is_their_mean_in_the_dtype_of_the_first() -> None:
+def test_the_soup_of_floats_is_their_mean() -> None:
     tensors = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]), torch.tensor([8.0, 0.0])]
     assert soup_tensor(tensors).tolist() == [4.0, 2.0]
-    assert soup_tensor(t.bfloat16() for t in tensors).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "wide"),
+    [
+        ((torch.bfloat16, torch.bfloat16), torch.float32),
+        ((torch.float16, torch.float32), torch.float32),
+        ((torch.float32, torch.float64), torch.float64),
+        ((torch.float64, torch.bfloat16), torch.float64),
+    ],
+)
+def test_the_soup_is_not_rounded_to_the_dtypes_of_the_teachers(
+    dtypes: tuple[torch.dtype, torch.dtype], wide: torch.dtype
+) -> None:
+    one, other = torch.tensor([1.0], dtype=dtypes[0]), torch.tensor([1.0078125], dtype=dtypes[1])
+    found = soup_tensor([one, other])
+    assert (found.dtype, found.item()) == (wide, 1.00390625)  # between two neighbours of bfloat16
 
 
 def test_the_soup_of_halves_is_taken_in_float32() -> None:

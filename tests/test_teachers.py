@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from tests.hub_server import HubServer, use_hub
 from wfcli.core.architectures import Architecture, find_architecture, key_layout
-from wfcli.core.checkpoint import TensorSpec, save_state, state_specs
+from wfcli.core.checkpoint import TensorSpec, file_digest, save_state, state_specs
 from wfcli.core.safetensors_writer import _lay_out
 from wfcli.engine.teachers import Teachers, open_teachers
 from wfcli.errors import ArchitectureError, CheckpointError, SourceError, WfError
@@ -72,6 +74,23 @@ def test_provenance_holds_the_commit_of_the_hub(tmp_path: Path, monkeypatch: pyt
         commit = hub.add("me/net", {"model.safetensors": content})
         found = open_teachers([local, "hf:me/net"], VGG).provenance()
     assert found[1] == {"name": "me/net", "sha256": hashlib.sha256(content).hexdigest(), "revision": commit}
+
+
+def test_provenance_tells_equal_base_names_apart_by_their_digests(tmp_path: Path) -> None:
+    texts = [write(tmp_path / folder / "x.safetensors", seed) for seed, folder in enumerate("ab")]
+    texts.append(write(tmp_path / "y.safetensors", 2))
+    teachers = open_teachers(texts, VGG)
+    assert [checkpoint.name for checkpoint in teachers.checkpoints] == [
+        "a/x.safetensors",
+        "b/x.safetensors",
+        "y.safetensors",
+    ]
+    digests = [hashlib.sha256(Path(text).read_bytes()).hexdigest() for text in texts]
+    assert teachers.provenance() == [
+        {"name": f"x.safetensors ({digests[0][:8]})", "sha256": digests[0]},
+        {"name": f"x.safetensors ({digests[1][:8]})", "sha256": digests[1]},
+        {"name": "y.safetensors", "sha256": digests[2]},
+    ]
 
 
 @pytest.mark.parametrize(("minimum", "plural"), [(2, "teachers"), (1, "teacher")])
@@ -167,6 +186,24 @@ def test_a_head_with_other_classes(tmp_path: Path) -> None:
     assert error.hint == "teachers share their classes: leave out those of other classes"
 
 
+def test_teachers_of_other_class_names(tmp_path: Path) -> None:
+    usual = [str(number) for number in range(10)]
+    swapped = [*usual[:7], "9", "8", "7"]
+    known = {"a": usual, "b": swapped, "c": None, "d": usual, "e": ["x", *usual[1:]]}
+    for seed, (name, classes) in enumerate(known.items()):
+        record = {"classes": classes} if classes else {}
+        save_state(tmp_path / f"{name}.safetensors", make_state(VGG, 10, seed), record)
+    error = fail([str(tmp_path)])
+    assert isinstance(error, CheckpointError)
+    assert error.problems == (
+        "b.safetensors: class 7: got 9, expected 7 as in a.safetensors, and 1 more differ",
+        "e.safetensors: class 0: got x, expected 0 as in a.safetensors",
+    )
+    assert error.hint is not None
+    assert "leave out teachers of other classes" in error.hint
+    assert len(open_teachers([str(tmp_path / f"{name}.safetensors") for name in "acd"], VGG).checkpoints) == 3
+
+
 def write_header(path: Path, specs: dict[str, TensorSpec], number: int) -> None:
     """Write a file with a header and a hole where the tensors would be: big nets cost nothing."""
     header, _ = _lay_out(specs, {"number": number})
@@ -227,6 +264,33 @@ def test_everything_that_is_wrong_comes_at_once(tmp_path: Path) -> None:
 
 def test_only_sources_wrong_is_a_source_error(tmp_path: Path) -> None:
     assert isinstance(fail([str(tmp_path / "a.pt"), str(tmp_path / "b.pt")]), SourceError)
+
+
+def test_hashing_stops_where_headers_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from wfcli.core import checkpoint
+
+    stopped = []
+
+    def endless(path: Path, stop: Event) -> str:
+        stopped.append(stop.wait(60))
+        raise CancelledError
+
+    monkeypatch.setattr(checkpoint, "file_digest", endless)
+    texts = [write(tmp_path / f"{seed}.safetensors", seed) for seed in range(12)]
+    fail([*texts, write(tmp_path / "x.safetensors", 7, classes=100)])
+    assert all(stopped)
+    stopped.clear()
+    fail([*texts, str(tmp_path / "gone.safetensors")])
+    assert stopped == []  # not even begun
+
+
+def test_a_file_that_is_being_hashed_is_let_go(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "a.safetensors", 0))
+    stop = Event()
+    assert file_digest(path, stop) == file_digest(path)
+    stop.set()
+    with pytest.raises(CancelledError):
+        file_digest(path, stop)
 
 
 def test_no_weight_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

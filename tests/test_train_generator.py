@@ -139,6 +139,11 @@ def test_a_resumed_run_gives_the_bytes_of_an_uninterrupted_one(digits_zoo: Path,
     with pytest.raises(WfError, match="lr: the interrupted run had 0.005, this one has 0.1") as caught:
         train_generator(replace(config, lr=0.1, resume=True))
     assert "run without --resume" in (caught.value.hint or "")
+    before = bytes_of(config.output)
+    with pytest.raises(WfError, match="this very run was interrupted") as caught:
+        train_generator(config)
+    assert "add --resume to go on" in (caught.value.hint or "")
+    assert bytes_of(config.output) == before
     ears = Listener()
     train_generator(replace(config, resume=True), ears)
     assert ears.warnings == []
@@ -317,6 +322,42 @@ def test_an_output_that_cannot_be_made(digits_zoo: Path, tmp_path: Path) -> None
     with pytest.raises(OutputError, match=rf"{tmp_path}/file is a file, expected a folder\nhint: choose another -o"):
         train_generator(options(digits_zoo, tmp_path / "file" / "generator"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_of_others_are_not_replaced(digits_zoo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    contents = {
+        "README.md": "# my project",
+        "config.json": '{"theme": "dark"}',
+        "training.jsonl": '{"step": 1}\n',
+        "resume.pt": "?",
+        "model.safetensors": "",
+    }
+    for name, text in contents.items():
+        (folder / name).write_text(text)
+    with pytest.raises(OutputError, match="choose another -o: a new folder") as caught:
+        train_generator(options(digits_zoo, folder))
+    assert caught.value.problems == tuple(
+        f"{folder}: {name} is there already and is not from train-generator"
+        for name in ("README.md", "config.json", "model.safetensors", "training.jsonl", "resume.pt")
+    )
+    assert {path.name: path.read_text() for path in folder.iterdir()} == contents
+
+
+def test_a_zoo_gets_no_generator(digits_zoo: Path, tmp_path: Path) -> None:
+    zoo = edited(digits_zoo, tmp_path / "z")
+    before = bytes_of(zoo)
+    with pytest.raises(OutputError, match=r"z: is a zoo \(zoo\.json\)"):
+        train_generator(options(zoo, zoo))
+    assert bytes_of(zoo) == before
+
+
+def test_a_generator_may_be_trained_again_in_its_place(digits_zoo: Path, short: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(short, tmp_path / "again")
+    train_generator(options(digits_zoo, again, seed=1, steps=1))
+    assert sorted(bytes_of(again)) == FILES
+    assert bytes_of(again) != bytes_of(short)
 
 
 def test_an_unknown_preset_and_options_out_of_range(digits_zoo: Path, tmp_path: Path) -> None:

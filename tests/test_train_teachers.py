@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,35 @@ def test_a_folder_with_other_checkpoints_is_refused(tmp_path: Path) -> None:
         train_teachers(options(tmp_path))
     assert len(caught.value.problems) == 2
     assert caught.value.hint == "choose another -o, or remove these files"
+
+
+def test_the_base_is_not_overwritten(tmp_path: Path, base: Path) -> None:
+    own = tmp_path / "teacher-01.safetensors"
+    shutil.copy(base, own)
+    before = own.read_bytes()
+    with pytest.raises(OutputError, match="which would be overwritten") as caught:
+        train_teachers(options(tmp_path, init=str(own)))
+    assert caught.value.problems == (
+        f"{own}: is the checkpoint teacher-01.safetensors itself, which would be overwritten",
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {own.name: before}
+
+
+def test_what_another_made_is_not_replaced(tmp_path: Path, base: Path) -> None:
+    save_state(tmp_path / "teacher-00.safetensors", weights(base), {})
+    save_state(tmp_path / "teacher-01.safetensors", weights(base), {"verb": "fuse"})
+    (tmp_path / "teacher-02.safetensors").mkdir()
+    before = (tmp_path / "teacher-00.safetensors").read_bytes()
+    with pytest.raises(OutputError) as caught:
+        train_teachers(options(tmp_path, count=4))
+    assert caught.value.problems == (
+        f"{tmp_path}/teacher-00.safetensors: is there already and is not from train-teachers (no provenance)",
+        f"{tmp_path}/teacher-01.safetensors: is there already and is not from train-teachers (made by fuse)",
+        f"{tmp_path}/teacher-02.safetensors: is there already and is not a plain file",
+    )
+    assert caught.value.hint == "choose another -o, or remove these files"
+    assert (tmp_path / "teacher-00.safetensors").read_bytes() == before
+    assert not (tmp_path / "teacher-03.safetensors").exists()
 
 
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:

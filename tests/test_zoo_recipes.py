@@ -146,6 +146,16 @@ def test_a_recipe_makes_its_zoos_and_makes_them_once(wfcli: Callable[..., Ran], 
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
 
 
+def test_no_zoo_is_begun_where_one_of_them_has_no_place(wfcli: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "zoos.toml").write_text(RECIPE)
+    (tmp_path / "zoos" / "same").mkdir(parents=True)
+    (tmp_path / "zoos" / "same" / "mine.safetensors").write_bytes(b"mine")
+    ran = wfcli("train-teachers", "--zoo-recipe", tmp_path / "zoos.toml", "-o", tmp_path / "zoos", "--device", "cpu")
+    assert ran.code == 1
+    assert "mine.safetensors is there already" in " ".join(ran.stderr.split())
+    assert [path.name for path in (tmp_path / "zoos").rglob("*")] == ["same", "mine.safetensors"]
+
+
 def test_no_data_at_all(wfcli: Callable[..., Ran], tmp_path: Path) -> None:
     (tmp_path / "zoos.toml").write_text(RECIPE.replace('data = "digits"', ""))
     ran = wfcli("train-teachers", "--zoo-recipe", tmp_path / "zoos.toml", "-o", tmp_path / "zoos")

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfcli.core.outputs import atomic_path, check_writable, write_json
@@ -126,12 +127,17 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
             return None
         return found if isinstance(found, dict) else None
 
-    def digest(self) -> str:
-        """Return the sha256 of the file's bytes; of shards: the sha256 over their digests in the order of names."""
+    def digest(self, stop: Event | None = None) -> str:
+        """Return the sha256 of the file's bytes; of shards: the sha256 over their digests in the order of names.
+
+        Raises:
+            CheckpointError: the file has changed.
+            CancelledError: `stop` was set meanwhile.
+        """
         if self._digest is None:
             for file in self._stamps:
                 self._check_unchanged(file)
-            digests = [file_digest(file) for file in self._stamps]
+            digests = [file_digest(file, stop) for file in self._stamps]
             self._digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
         return self._digest
 

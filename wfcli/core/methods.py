@@ -54,27 +54,26 @@ def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor]) -
 def soup_tensor(tensors: Iterable[Tensor]) -> Tensor:
     """Return the uniform average of T versions of one tensor (Wortsman et al. 2022, 2203.05482, "uniform soup").
 
-    Floating point: the mean, taken in float32 or wider, in the dtype of the first. Integer and bool tensors are
-    counters and masks, no quantities to average: the largest of them, whatever the order of the teachers.
+    Floating point: the mean in float32 (float64 where an input is), whatever the dtypes: to be rounded once, by who
+    writes it. Integer and bool tensors are counters and masks, no quantities to average: the largest of them, whatever
+    the order of the teachers.
     """
     import torch
 
     total: Tensor | None = None
     count = 0
-    dtype = torch.float32
     for tensor in tensors:
         count += 1
         if total is None:
-            dtype = tensor.dtype
-            wide = torch.promote_types(dtype, torch.float32) if dtype.is_floating_point else dtype
-            total = tensor.to(wide, copy=True)
-        elif dtype.is_floating_point:
-            total.add_(tensor)
+            wide = torch.promote_types(tensor.dtype, torch.float32)
+            total = tensor.to(wide if tensor.is_floating_point() else tensor.dtype, copy=True)
+        elif total.is_floating_point():
+            total = total.to(torch.promote_types(total.dtype, tensor.dtype)).add_(tensor)
         else:
             total = torch.maximum(total, tensor)
     if total is None:
         raise ValueError("soup of no tensors")
-    return total.div_(count).to(dtype) if dtype.is_floating_point else total
+    return total.div_(count) if total.is_floating_point() else total
 
 
 def soup_pieces(teachers: Sequence[Mapping[str, Tensor]], name: str) -> Iterator[Tensor]:

@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wfcli.errors import OutputError
+from wfcli.errors import OutputError, Problems
+
+SUFFIX = ".safetensors"  # the bytes are safetensors, and a reader goes by the name
+OTHER_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")  # which users may mean to write: replaced in the hint
 
 
 @contextmanager
@@ -38,12 +41,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that `path` can be written, by creating and removing a file beside it: before anything is computed.
+    """Make sure that a checkpoint can be written to `path`, by a trial file beside it: before anything is computed.
 
     Raises:
-        OutputError: the folder is missing or cannot be written, or `path` is not a plain file.
+        OutputError: the folder is missing or cannot be written, or `path` is not a plain file or has another suffix.
     """
-    _create_beside(Path(path)).unlink(missing_ok=True)
+    path = Path(path)
+    problems = Problems()
+    with problems:
+        _create_beside(path).unlink(missing_ok=True)
+    if path.suffix != SUFFIX and not path.is_dir():
+        other = path.suffix in OTHER_SUFFIXES
+        named = path.with_suffix(SUFFIX) if other else path.with_name(path.name + SUFFIX)
+        got = f"got {path.suffix}" if path.suffix else "got none"
+        problems.errors.append(OutputError(f"{path}: suffix: {got}, expected {SUFFIX}", hint=f"write -o {named}"))
+    problems.raise_all()
 
 
 def check_folder(folder: Path) -> None:

@@ -56,6 +56,43 @@ def load_run(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | Non
     return parts
 
 
+def refuse_forgotten(path: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Refuse to begin a run that was interrupted and could go on: its state and its log would be lost.
+
+    A state of another run, or a damaged one, is no reason: the new run replaces it.
+
+    Raises:
+        WfError: there is a state with this very fingerprint.
+    """
+    try:
+        found = load_run(path, fingerprint)
+    except WfError:
+        return
+    if found is not None:
+        raise WfError(
+            f"{path}: this very run was interrupted and can go on from there",
+            hint="add --resume to go on, or remove that file to start from the beginning",
+        )
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether `save_run` wrote this file. A damaged one of ours is not known any more."""
+    try:
+        return {"format", "fingerprint", "parts"} <= set(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception:  # not there, or no file of torch.save: it raises many things
+        return False
+
+
+def is_log(path: Path, figure: str) -> bool:
+    """Tell whether a run's log begins here: JSON lines with a step and this figure, or nothing yet."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            line = file.readline()
+        return not line or {"step", figure} <= set(json.loads(line))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def _plain(fingerprint: Mapping[str, Any]) -> dict[str, str]:
     return {key: json.dumps(value, sort_keys=True) for key, value in fingerprint.items()}
 

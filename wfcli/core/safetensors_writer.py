@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from wfcli.core.outputs import atomic_path
@@ -125,12 +127,18 @@ def save_state(path: Path, state: Mapping[str, torch.Tensor], provenance: Mappin
     return write_checkpoint(path, state_specs(state), state.items(), provenance)
 
 
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal."""
+def file_digest(path: Path, stop: Event | None = None) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        CancelledError: `stop` was set meanwhile.
+    """
     digest = hashlib.sha256()
     buffer = bytearray(1 << 20)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
+            if stop is not None and stop.is_set():
+                raise CancelledError
             digest.update(view[:count])
     return digest.hexdigest()

@@ -34,6 +34,11 @@ class Source:
     name: str
     revision: str | None = None
 
+    @property
+    def base_name(self) -> str:
+        """The name for a file's provenance: without the folders that tell equal names apart in messages."""
+        return _base_name(self.path) if self.revision is None else self.name
+
 
 @dataclass(frozen=True)
 class Pretrained:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wfcli.core.checkpoint import Checkpoint
 from wfcli.core.data import DataSpec, check_split, load_class_names
 from wfcli.engine.hooks import Hooks
+from wfcli.engine.provenance import class_names
 from wfcli.errors import DataError, Problems
 
 
@@ -22,8 +23,7 @@ class Head:
 
 def head_of(checkpoint: Checkpoint, num_classes: int) -> Head:
     """Describe the head of a checkpoint."""
-    known = (checkpoint.provenance or {}).get("classes")
-    return Head(checkpoint.name, num_classes, tuple(known) if isinstance(known, list) else None)
+    return Head(checkpoint.name, num_classes, class_names(checkpoint))
 
 
 def check_data(data: DataSpec, splits: Iterable[str], heads: Sequence[Head], hooks: Hooks) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wfcli.core.architectures import input_config
 from wfcli.core.devices import training_autocast
 from wfcli.core.images import Images
-from wfcli.core.runs import RunLog, load_run, save_run
+from wfcli.core.runs import RunLog, load_run, refuse_forgotten, save_run
 from wfcli.core.training import (
     BatchOrder,
     Loss,
@@ -79,12 +79,15 @@ class Distillation:
         """Take the steps that are left, validate in between, keep the best; return where it ended.
 
         Raises:
-            WfError: the loss is no longer finite, or the run to resume had another `provenance`.
+            WfError: the loss is no longer finite, the run to resume had another `provenance`, or this one, and was
+                not asked for.
             CheckpointError: the state to resume from is damaged.
         """
         config, state = self.config, self.state
         fingerprint = {**provenance, "validate_every": config.validate_every}
         resume_path = beside(config.output, ".resume")
+        if not config.resume:
+            refuse_forgotten(resume_path, fingerprint)
         resumed = config.resume and self._restore(load_run(resume_path, fingerprint))
         order = BatchOrder(len(self.images), config.batch_size, config.seed)
         every = config.validate_every or max(1, -(-config.steps // VALIDATIONS))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wfcli.core.architectures import Architecture, Layout, build_model, input_config, match_layout
-from wfcli.core.checkpoint import Checkpoint, check_writable, open_checkpoint, torch_dtype, write_checkpoint
+from wfcli.core.checkpoint import Checkpoint, check_writable, open_checkpoint, write_checkpoint
 from wfcli.core.data import DataSpec, load_images
 from wfcli.core.devices import pick_device
 from wfcli.core.sources import Source, resolve_source
@@ -22,10 +22,12 @@ from wfcli.engine.distillation import Distillation, beside
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.provenance import data_record, made_by
+from wfcli.engine.student import cast
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers, source_record
 from wfcli.errors import Problems, WfError
 
 RECIPE = ("steps", "lr", "batch_size", "distill_weight", "ce_weight", "temperature", "warmup", "weight_decay")
+HINTS = ("lower --lr", "start from the same weights in a file of float32")  # where the student is not finite
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def finetune(config: FinetuneConfig, hooks: Hooks | None = None) -> FinetuneResu
     interruption.
 
     Raises:
-        WfError: options out of range; a loss that is no longer finite; a run to resume that had other options.
+        WfError: options out of range; a loss that is no longer finite; a run to resume that had other options; one that
+            could be resumed, without `resume`.
         SourceError, CheckpointError, ArchitectureError: checkpoints that are not there, damaged or do not fit.
         DataError: the data is not there, or has other classes than the head.
         OutputError: the output cannot be written.
@@ -187,8 +190,8 @@ def _write_student(output: Path, opened: _Opened, state: Mapping[str, Tensor], p
     """Write the student in the keys, shapes and dtypes of the file it started from; return its digest."""
     specs = opened.start.specs
     stored = opened.layout.file_state(state)
-    tensors = ((key, stored[key].to(torch_dtype(spec.dtype)).contiguous()) for key, spec in specs.items())
-    return write_checkpoint(output, specs, tensors, provenance)
+    tensors = ((key, stored[key]) for key in specs)
+    return write_checkpoint(output, specs, cast(tensors, specs, (), HINTS), provenance)
 
 
 def _provenance(config: FinetuneConfig, opened: _Opened, class_names: Sequence[str]) -> dict[str, Any]:

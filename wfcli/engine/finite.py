@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def count_nonfinite(tensor: Tensor) -> int:
+    """Count the numbers that are NaN or Inf; almost free where there are none."""
+    import torch
+
+    # The sum is finite unless a number is not, or large ones overflow: cheap to ask first.
+    if not tensor.is_floating_point() or math.isfinite(tensor.sum(dtype=torch.float32).item()):
+        return 0
+    return int((~torch.isfinite(tensor)).sum())
+
+
 @dataclass
 class Finite(Mapping[str, "Tensor"]):
     """A teacher that notes every tensor with NaN or Inf as it is read; what was read whole is not looked at again."""
@@ -43,15 +53,10 @@ class Finite(Mapping[str, "Tensor"]):
         return name in self.checkpoint
 
     def _looked_at(self, name: str, piece: Tensor) -> Tensor:
-        if name in self.seen or name in self.problems or not piece.is_floating_point():
-            return piece
-        import torch
-
-        # The sum is finite unless a number is not, or large ones overflow: cheap to ask first.
-        if math.isfinite(piece.sum(dtype=torch.float32).item()):
+        if name in self.seen or name in self.problems or not count_nonfinite(piece):
             return piece
         spec = self.checkpoint.specs[name]
-        bad = sum(int((~torch.isfinite(part)).sum()) for part in self.checkpoint.pieces(name))
+        bad = sum(count_nonfinite(part) for part in self.checkpoint.pieces(name))
         if bad:
             self.problems[name] = f"{self.checkpoint.name}: {name}: got {bad} of {spec.numel} numbers NaN or Inf"
         return piece

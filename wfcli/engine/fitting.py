@@ -11,16 +11,15 @@ from torch.nn.functional import cosine_similarity
 from wfcli.core.architectures import Architecture, build_model, head_keys
 from wfcli.core.generator import WeightFormer, fingerprint
 from wfcli.core.generator_files import load_generator
-from wfcli.core.methods import soup_tensor
 from wfcli.core.plan import plan_layers
 from wfcli.core.regime import Regime, regime
 from wfcli.core.sources import list_pretrained, resolve_generator
-from wfcli.engine.provenance import known_classes
+from wfcli.engine.provenance import class_names
 from wfcli.engine.teachers import Teachers
 from wfcli.errors import GeneratorError
 
 DEFAULT_GENERATOR = "universal"
-LEAST_LIKENESS = 0.5  # of the teachers' mean to the base of a specialised generator
+LEAST_LIKENESS = 0.5  # of every teacher to the base of a specialised generator
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def fit_generator(
     relation = regime(views, body)
     if asked is not None:
         problem = _misfit(asked, arch, teachers, views, relation)
-        return Fitted(asked, relation, f"generator {asked.name}: {problem}" if problem else None)
+        return Fitted(asked, relation, f"generator {asked.name}: {problem}" if problem else _untried(asked, arch))
     default = None
     if not relation.shared_base:
         names = [checkpoint.name for checkpoint in teachers.checkpoints]
@@ -76,8 +75,8 @@ def fit_generator(
     else:
         default = load_named(f"pretrained:{DEFAULT_GENERATOR}")
         problem = _misfit(default, arch, teachers, views, relation)
-    if problem is None:
-        return Fitted(default, relation)
+    if default is not None and problem is None:
+        return Fitted(default, relation, _untried(default, arch))
     return Fitted(None, relation, f"no generator fits, so the student is the soup: {problem}")
 
 
@@ -104,27 +103,42 @@ def _misfit(
     return None
 
 
+def _untried(loaded: Loaded, arch: Architecture) -> str | None:
+    """Say that a generator was trained on other architectures alone; it may do well all the same."""
+    settings = loaded.generator.config
+    names = {label.partition("(")[0] for label in settings.trained_on}  # without arguments: width is no other net
+    if settings.frame is not None or not names or arch.name in names:
+        return None
+    return (
+        f"generator {loaded.name}: it was trained on {', '.join(settings.trained_on)}, never on {arch.name}: compare "
+        "the student with the soup before you use it (wfcli eval with --teachers, or fuse --method soup)"
+    )
+
+
 def _check_frame(loaded: Loaded, arch: Architecture, teachers: Teachers, views: Sequence[Mapping[str, Tensor]]) -> None:
     frame = loaded.generator.config.frame
     assert frame is not None
     problems = []
     if teachers.num_classes != len(frame.class_names):
         problems.append(f"classes: got {teachers.num_classes}, expected {len(frame.class_names)}")
-    names = known_classes(teachers.checkpoints)
-    if names and names != list(frame.class_names):
-        problems.append(f"class names: got {_short(names)}, expected {_short(frame.class_names)}")
+    for checkpoint in teachers.checkpoints:
+        names = class_names(checkpoint)
+        if names is not None and names != frame.class_names:
+            problems.append(
+                f"{checkpoint.name}: class names: got {_short(names)}, expected {_short(frame.class_names)}"
+            )
     shapes = dict(teachers.layout.to_timm.values())
     if any(shapes.get(anchor) != frame.shapes[anchor] for anchor in frame.anchors):
         problems.append(f"architecture: got {arch.label}, expected {frame.architecture}")
     else:
-        mean = {anchor: soup_tensor(view[anchor] for view in views) for anchor in frame.anchors}
         own = loaded.generator.fingerprint.cpu()
-        likeness = float(cosine_similarity(fingerprint(mean, frame.anchors), own).mean())
-        if likeness < LEAST_LIKENESS:
-            problems.append(
-                f"base: the teachers are not fine-tunes of {frame.base or 'its base'} "
-                f"(likeness of the weights: got {likeness:.2f}, expected above {LEAST_LIKENESS})"
-            )
+        for checkpoint, view in zip(teachers.checkpoints, views, strict=True):  # a mean would hide a stranger
+            likeness = float(cosine_similarity(fingerprint(view, frame.anchors), own).mean())
+            if likeness < LEAST_LIKENESS:
+                problems.append(
+                    f"{checkpoint.name}: base: not a fine-tune of {frame.base or 'its base'} "
+                    f"(likeness of the weights: got {likeness:.2f}, expected above {LEAST_LIKENESS})"
+                )
     if problems:
         raise GeneratorError(
             *(f"generator {loaded.name}: {problem}" for problem in problems),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wfcli.core.curriculum import Ground, distillation_loss, generate_subset, soup_subset, student_logits
 from wfcli.core.generator import WeightFormer
-from wfcli.core.runs import RunLog, load_run, save_run
+from wfcli.core.runs import RunLog, load_run, refuse_forgotten, save_run
 from wfcli.core.training import cosine_rate, seed_for
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.team import Team
@@ -71,11 +71,14 @@ class GeneratorRun:
         """Take the steps that are left, validate in between, keep the best.
 
         Raises:
-            WfError: the loss is no longer finite, or the run to resume had other options or teachers.
+            WfError: the loss is no longer finite, the run to resume had other options or teachers, or the same, and was
+                not asked for.
             CheckpointError: the state to resume from is damaged.
         """
         steps = self.config.steps
         every = max(1, steps // VALIDATIONS)
+        if not self.config.resume:
+            refuse_forgotten(self.config.output / RESUME, self._identity())
         resumed = self.config.resume and self._restore()
         main = self.team.is_main
         log = RunLog(self.config.output / LOG, keep_until=self.step if resumed else None) if main else None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wfcli.core.architectures import InputConfig, Layout
 from wfcli.core.calibrate import calibrate_batchnorm
+from wfcli.core.checkpoint import torch_dtype
 from wfcli.core.data import Images, iterate
 from wfcli.core.layouts import COUNTER
 from wfcli.core.methods import soup_tensor
@@ -23,6 +24,7 @@ from wfcli.core.metrics import ensemble
 from wfcli.core.precision import whole_float32
 from wfcli.engine.finite import Finite
 from wfcli.engine.hooks import Hooks
+from wfcli.engine.student import output_specs
 from wfcli.engine.teachers import Teachers
 
 Kind = Literal["teacher", "mean", "best", "ensemble", "soup", "calibrated_soup", "checkpoint"]
@@ -81,7 +83,9 @@ def load_entries(bench: Bench, blank: nn.Module, kind: Kind, files: Sequence[tup
 def soup_entry(bench: Bench, teachers: Teachers, blank: nn.Module) -> Entry:
     """Make the uniform soup, to the bit what `fuse --method soup` writes."""
     views = [teachers.layout.timm_view(checkpoint) for checkpoint in teachers.checkpoints]
-    state = {name: soup_tensor(view[name] for view in views) for name in views[0]}
+    specs = output_specs(teachers, "keep")
+    dtypes = {timm_name: torch_dtype(specs[name].dtype) for timm_name, (name, _) in teachers.layout.to_file.items()}
+    state = {name: soup_tensor(view[name] for view in views).to(dtypes[name]) for name in views[0]}
     return Entry("soup", "soup", load_model(blank, state, bench.device), sum(t.nbytes for t in state.values()))
 
 

@@ -38,7 +38,14 @@ def data_record(spec: DataSpec) -> dict[str, Any]:
     return {"source": source, "label_column": spec.label_column, "classes": spec.classes}
 
 
+def class_names(checkpoint: Checkpoint) -> tuple[str, ...] | None:
+    """Return the class names in the record of a file, in the order of its head; None where it does not say."""
+    known = (checkpoint.provenance or {}).get("classes")
+    return tuple(map(str, known)) if isinstance(known, list) and known else None
+
+
 def known_classes(checkpoints: Sequence[Checkpoint]) -> list[str] | None:
     """Return the class names that the records of all these files agree on."""
-    known = [(checkpoint.provenance or {}).get("classes") for checkpoint in checkpoints]
-    return known[0] if known[0] and all(names == known[0] for names in known) else None
+    known = {class_names(checkpoint) for checkpoint in checkpoints}
+    names = known.pop() if len(known) == 1 else None
+    return list(names) if names else None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
-from wfcli.core.checkpoint import TensorSpec, file_order, torch_dtype
-from wfcli.core.layouts import FLOATS, STATISTICS
+from wfcli.core.checkpoint import TORCH_DTYPES, TensorSpec, dtype_name, file_order, torch_dtype
+from wfcli.core.layouts import FLOATS, MOST, STATISTICS
 from wfcli.core.methods import soup_pieces
-from wfcli.engine.finite import Finite, raise_nonfinite
+from wfcli.engine.finite import Finite, count_nonfinite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.teachers import Teachers
+from wfcli.errors import CheckpointError, Problems
 
 if TYPE_CHECKING:
     import torch
@@ -23,16 +26,27 @@ if TYPE_CHECKING:
     from wfcli.core.generator import WeightFormer
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+FUSE_HINTS = ("try another --generator, or --method soup", "choose --dtype bfloat16 or float32, which reach further")
 
 
 def output_specs(teachers: Teachers, dtype: str) -> dict[str, TensorSpec]:
-    """Return shape and type of every tensor to write: floating point as asked for, else as in the first teacher."""
-    first = teachers.checkpoints[0].specs
+    """Return shape and type of every tensor to write: floating point as asked for, or the widest of the teachers'.
+
+    Widest as in PyTorch: float16 and bfloat16 together give float32. Integers and bools are as in the first teacher.
+    """
     wanted = DTYPES.get(dtype)  # None: keep
-    return {
-        name: TensorSpec(shape, wanted if wanted and first[name].dtype in FLOATS else first[name].dtype)
-        for name, shape in teachers.layout.files.items()
-    }
+    specs = {}
+    for name, shape in teachers.layout.files.items():
+        first, *others = (checkpoint.specs[name].dtype for checkpoint in teachers.checkpoints)
+        found = _widest(first, others) if first in FLOATS else first
+        specs[name] = TensorSpec(shape, wanted if wanted and first in FLOATS else found)
+    return specs
+
+
+def _widest(first: str, others: Sequence[str]) -> str:
+    import torch
+
+    return dtype_name(reduce(torch.promote_types, map(torch_dtype, others), torch_dtype(first)))
 
 
 def average(specs: Mapping[str, TensorSpec], teachers: Sequence[Finite], hooks: Hooks) -> Iterator[tuple[str, Tensor]]:
@@ -86,16 +100,52 @@ def join(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def cast(
-    tensors: Iterable[tuple[str, Tensor]], specs: Mapping[str, TensorSpec], teachers: Sequence[Finite]
+    tensors: Iterable[tuple[str, Tensor]],
+    specs: Mapping[str, TensorSpec],
+    teachers: Sequence[Finite],
+    hints: tuple[str, str] = FUSE_HINTS,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Give every tensor the type of its spec, and raise after the last one if a teacher is not finite.
+    """Give every tensor the type of its spec, and raise after the last one if a teacher or the student is not finite.
+
+    `hints`: what to do about a student that was so before, and about one that the cast made so.
 
     Raises:
         CheckpointError: so inside the writer, which then leaves nothing behind.
     """
+    made: Counter[str] = Counter()  # tensor -> numbers that were NaN or Inf before the cast
+    lost: Counter[str] = Counter()  # those that the cast made so
     for name, tensor in tensors:
-        yield name, tensor.to(torch_dtype(specs[name].dtype))
+        written = tensor.to(torch_dtype(specs[name].dtype))
+        if bad := count_nonfinite(written):
+            before = count_nonfinite(tensor)
+            made[name] += before
+            lost[name] += bad - before
+        yield name, written
     raise_nonfinite(teachers)
+    problems = Problems()
+    with problems:
+        _raise_some(
+            [f"student: {name}: got {count} numbers NaN or Inf" for name, count in made.items() if count],
+            f"{hints[0]}; nothing was written",
+        )
+    with problems:
+        _raise_some(
+            [
+                f"student: {name}: got {count} numbers too large for {TORCH_DTYPES[specs[name].dtype][0]}"
+                for name, count in lost.items()
+                if count
+            ],
+            f"{hints[1]}; nothing was written",
+        )
+    problems.raise_all()
+
+
+def _raise_some(lines: Sequence[str], hint: str) -> None:
+    """Raise up to ten of the lines and the number of the others."""
+    shown = lines if len(lines) <= MOST + 1 else lines[:MOST]  # a line that counts one would name it as well
+    more = [f"student: ... and {len(lines) - len(shown)} more tensors"] if len(lines) > len(shown) else []
+    if lines:
+        raise CheckpointError(*shown, *more, hint=hint)
 
 
 def calibrate(

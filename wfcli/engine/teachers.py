@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from wfcli.core.architectures import Architecture, Layout, head_keys, match_layout
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.sources import SPELLINGS, Source, resolve_sources
 from wfcli.core.start import load_torch
+from wfcli.engine.provenance import class_names
 from wfcli.errors import ArchitectureError, CheckpointError, OutputError, Problems, WfError
 
 
@@ -32,14 +35,17 @@ class Teachers:
 
     def provenance(self) -> list[dict[str, Any]]:
         """Return name, sha256 and, from the Hub, the commit of every teacher, for the student's provenance."""
+        records = [source_record(*pair) for pair in zip(self.sources, self.checkpoints, strict=True)]
+        count = Counter(record["name"] for record in records)
         return [
-            source_record(source, checkpoint) for source, checkpoint in zip(self.sources, self.checkpoints, strict=True)
+            {**record, "name": f"{record['name']} ({record['sha256'][:8]})"} if count[record["name"]] > 1 else record
+            for record in records
         ]
 
 
 def source_record(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return how the provenance of a file names a checkpoint it was made from. No absolute path."""
-    record: dict[str, Any] = {"name": checkpoint.name, "sha256": checkpoint.digest()}
+    """Return how the provenance of a file names a checkpoint it was made from: by its base name, without folders."""
+    record: dict[str, Any] = {"name": source.base_name, "sha256": checkpoint.digest()}
     if source.revision is not None:
         record["revision"] = source.revision
     return record
@@ -48,7 +54,7 @@ def source_record(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
 def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2) -> Teachers:
     """Resolve, open and check teachers: enough of them, each once, all of `arch`, in one layout, with the same classes.
 
-    Reads headers, and the files once for their digests (two names for the same bytes are one teacher).
+    Reads headers and, where these fit, the files once for their digests (two names for the same bytes are one teacher).
 
     Raises:
         SourceError, CheckpointError, ArchitectureError: everything that is wrong, one line a problem.
@@ -61,14 +67,21 @@ def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2)
     for source in sources:
         with problems:
             opened.append(open_checkpoint(source.path, source.name))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = pool.map(Checkpoint.digest, opened)
+    twice = _find_same_files(opened)
+    stop = Event()
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        digests = pool.map(partial(Checkpoint.digest, stop=stop), () if problems.errors or twice else opened)
         layouts, mismatches = _match_layouts(opened, arch)
         problems.errors += mismatches
         problems.errors += _compare_layouts(layouts, arch)
-        if not problems.errors:
-            load_torch()  # all that follows needs it: meanwhile the files are read
-        problems.errors += _find_duplicates(opened, list(digests))
+        problems.errors += _compare_classes(opened) + twice
+        problems.raise_all()  # without the time it takes to read the files
+        load_torch()  # all that follows needs it: meanwhile the files are read
+        problems.errors += _find_same_bytes(opened, list(digests))
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
     problems.raise_all()
     return Teachers(opened, _common_layout(list(layouts.values())), sources)
 
@@ -93,17 +106,24 @@ def _too_few(sources: Sequence[Source], minimum: int) -> CheckpointError:
     )
 
 
-def _find_duplicates(checkpoints: Sequence[Checkpoint], digests: Sequence[str]) -> list[WfError]:
-    """Find the same file under the same or another name. The digests stand in the provenance too: no time is lost."""
+def _find_same_files(checkpoints: Sequence[Checkpoint]) -> list[WfError]:
+    seen: set[Path] = set()
+    problems = []
+    for checkpoint in checkpoints:
+        path = checkpoint.path.resolve()
+        if path in seen:
+            problems.append(f"{checkpoint.name}: the same file twice")
+        seen.add(path)
+    return [CheckpointError(*problems, hint="give every teacher once")] if problems else []
+
+
+def _find_same_bytes(checkpoints: Sequence[Checkpoint], digests: Sequence[str]) -> list[WfError]:
+    """Find the same bytes under another name. The digests stand in the provenance too: no time is lost."""
     first: dict[str, Checkpoint] = {}
     problems = []
     for checkpoint, digest in zip(checkpoints, digests, strict=True):
         other = first.setdefault(digest, checkpoint)
-        if other is checkpoint:
-            continue
-        if other.path.resolve() == checkpoint.path.resolve():
-            problems.append(f"{checkpoint.name}: the same file twice")
-        else:
+        if other is not checkpoint:
             problems.append(f"{checkpoint.name}: the same bytes as {other.name} (sha256 {digest[:12]}...)")
     return [CheckpointError(*problems, hint="give every teacher once")] if problems else []
 
@@ -155,6 +175,24 @@ def _compare_layouts(layouts: dict[str, Layout], arch: Architecture) -> list[WfE
                 )
             )
     return errors
+
+
+def _compare_classes(checkpoints: Sequence[Checkpoint]) -> list[WfError]:
+    """Compare the class names with those of most of the teachers, where their provenance says which they know."""
+    known = {checkpoint.name: names for checkpoint in checkpoints if (names := class_names(checkpoint))}
+    if len(set(known.values())) < 2:
+        return []
+    usual = Counter(known.values()).most_common(1)[0][0]
+    model = next(name for name, names in known.items() if names == usual)
+    problems = []
+    for name, names in known.items():
+        other = [number for number, (got, want) in enumerate(zip(names, usual, strict=False)) if got != want]
+        if len(names) == len(usual) and other:  # another number shows in the head
+            more = f", and {len(other) - 1} more differ" if len(other) > 1 else ""
+            first = f"class {other[0]}: got {names[other[0]]}, expected {usual[other[0]]} as in {model}"
+            problems.append(f"{name}: {first}{more}")
+    hint = "one output stands for one class: leave out teachers of other classes, or of another order of them"
+    return [CheckpointError(*problems, hint=hint)] if problems else []
 
 
 def _naming(layout: Layout) -> frozenset[str]:

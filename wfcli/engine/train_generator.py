@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +13,17 @@ import torch
 from wfcli.core.curriculum import Ground, soup_subset
 from wfcli.core.devices import pick_device
 from wfcli.core.generator import PRESETS, Frame, WeightFormer, WeightFormerConfig, fingerprint
-from wfcli.core.generator_files import save_generator
+from wfcli.core.generator_files import CARD, CONFIG, WEIGHTS, save_generator
 from wfcli.core.outputs import check_folder, make_folder
+from wfcli.core.runs import is_log, is_run
 from wfcli.core.training import repeatable, seed_for
-from wfcli.core.zoo import Zoo
+from wfcli.core.zoo import FILE, Zoo
 from wfcli.engine.cards import generator_card
-from wfcli.engine.generator_run import RESUME, GeneratorRun
+from wfcli.engine.generator_run import LOG, RESUME, GeneratorRun
 from wfcli.engine.grounds import OpenZoo, open_zoos, read_ground
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.team import Team
-from wfcli.errors import GeneratorError, Problems, WfError
+from wfcli.errors import GeneratorError, OutputError, Problems, WfError
 
 RAW_LIMIT = 4608  # token widths above this get no raw-row embedder: 512 channels of 3 x 3
 
@@ -68,7 +70,7 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
         WfError: options out of range; a loss that is no longer finite; a run to resume that had other options.
         GeneratorError: an unknown preset, too few teachers, or zoos that do not fit the preset.
         SourceError, CheckpointError, ArchitectureError, DataError: a zoo, its teachers or its images cannot be read.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds files of another kind.
     """
     hooks = hooks or Silent()
     started = time.perf_counter()
@@ -79,6 +81,7 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
         pick_device(config.device)
     with problems:
         check_folder(config.output)
+        _refuse_foreign(config.output)
     opened = open_zoos(config.zoos, config.teachers, problems, hooks)
     with problems:
         _check_preset(config.preset, [entry.zoo for entry in opened])
@@ -166,6 +169,22 @@ def _check_team(config: TrainGeneratorConfig, team: Team) -> None:
             f"--accumulate: got {config.accumulate}, expected a multiple of the {team.size} processes",
             hint="every process takes as many pairs as the others",
         )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder with files that are not a generator's but would be replaced, or with a zoo."""
+    try:
+        ours = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("preset") in PRESETS
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    if ours or is_log(folder / LOG, "gain") or is_run(folder / RESUME):  # a generator, or a run that was interrupted
+        return
+    found = [name for name in (CARD, CONFIG, WEIGHTS, LOG, RESUME) if (folder / name).exists()]
+    problems = [f"{folder}: {name} is there already and is not from train-generator" for name in found]
+    if (folder / FILE).exists():
+        problems.append(f"{folder}: is a zoo ({FILE}), whose teachers would be joined by a generator's {WEIGHTS}")
+    if problems:
+        raise OutputError(*problems, hint="choose another -o: a new folder, or that of a generator to replace")
 
 
 def _check_preset(preset: str, zoos: Sequence[Zoo]) -> None:

@@ -28,7 +28,10 @@ from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.provenance import data_record, made_by
 from wfcli.engine.recipes import USUAL_LR, Recipe, draw_recipe
 from wfcli.engine.teacher_jobs import TeacherJob, make_teachers
-from wfcli.errors import OutputError, Problems, WfError
+from wfcli.engine.teachers import check_not_overwritten
+from wfcli.errors import CheckpointError, OutputError, Problems, WfError
+
+VERB = "train-teachers"  # in the record of every teacher
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,11 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
     with problems:
         pick_device(config.device)
     with problems:
-        check_folder(config.output)
-        _refuse_foreign(config)
+        check_place(config)
     with problems:
         base = None if config.init is None else _open_base(config)
+        for path in _paths(config):
+            check_not_overwritten(path, [base] if base else [])
     with problems:
         check_data(config.data, (ROLES["teachers"], ROLES["validation"]), (), hooks)
     problems.raise_all()
@@ -126,9 +130,8 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
     lr = USUAL_LR[optimiser] if config.lr is None else config.lr
     make_folder(config.output)
     jobs = []
-    for index, share in enumerate(shares):
+    for index, (path, share) in enumerate(zip(_paths(config), shares, strict=True)):
         recipe = draw_recipe(config.seed, index, lr, config.epochs, config.same_recipe, images.flip, optimiser)
-        path = config.output / f"teacher-{index:02d}.safetensors"
         jobs.append(
             TeacherJob(
                 path=path,
@@ -195,15 +198,40 @@ def check_options(config: TrainTeachersConfig, where: str = "") -> None:
         raise WfError(*problems, hint="see wfcli train-teachers --help")
 
 
-def _refuse_foreign(config: TrainTeachersConfig) -> None:
-    """Refuse a folder with checkpoints that a reader of the folder would take for teachers of this zoo."""
-    own = {f"teacher-{index:02d}.safetensors" for index in range(config.count)}
-    foreign = sorted(p.name for p in config.output.glob("*.safetensors") if p.name not in own)
-    if foreign:
-        raise OutputError(
-            *(f"{config.output}: {name} is there already and would not be a teacher of this zoo" for name in foreign),
-            hint="choose another -o, or remove these files",
-        )
+def check_place(config: TrainTeachersConfig) -> None:
+    """Make sure that the folder can be written, and that nothing in it is lost or taken for a teacher of this zoo.
+
+    Teachers that an earlier `train-teachers` left in their places may be replaced.
+
+    Raises:
+        OutputError: so it is not; names the files.
+    """
+    check_folder(config.output)
+    own = _paths(config)
+    foreign = [path.name for path in sorted(config.output.glob("*.safetensors")) if path not in own]
+    problems = [f"{config.output}: {name} is there already and would not be a teacher of this zoo" for name in foreign]
+    problems += [f"{path}: is there already and {what}" for path in own if (what := _not_ours(path))]
+    if problems:
+        raise OutputError(*problems, hint="choose another -o, or remove these files")
+
+
+def _not_ours(path: Path) -> str | None:
+    """Say why a file in the place of a teacher is not one that may be replaced; a damaged one is made again."""
+    if not path.exists():
+        return None
+    if not path.is_file():
+        return "is not a plain file"
+    try:
+        made = open_checkpoint(path).provenance or {}
+    except CheckpointError:
+        return None
+    if made.get("verb") == VERB:
+        return None
+    return f"is not from {VERB} ({'made by ' + str(made['verb']) if 'verb' in made else 'no provenance'})"
+
+
+def _paths(config: TrainTeachersConfig) -> list[Path]:
+    return [config.output / f"teacher-{index:02d}.safetensors" for index in range(config.count)]
 
 
 def _open_base(config: TrainTeachersConfig) -> Checkpoint:
@@ -248,7 +276,7 @@ def _provenance(
 ) -> dict[str, Any]:
     seen = json.dumps("all" if share is None else share)
     return {
-        **made_by("train-teachers", config.architecture, config.seed),
+        **made_by(VERB, config.architecture, config.seed),
         "sources": [] if base is None else [{"name": base.name, "sha256": base.digest()}],
         "teacher": index,
         "data": data_record(config.data),

@@ -14,7 +14,14 @@ from wfcli.core.shares import parse_cap
 from wfcli.core.zoo_recipes import PlannedZoo, ZooRecipe, read_zoo_recipe
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.teacher_jobs import make_teachers
-from wfcli.engine.train_teachers import TrainTeachersConfig, check_options, plan_zoo, train_teachers, write_zoo
+from wfcli.engine.train_teachers import (
+    TrainTeachersConfig,
+    check_options,
+    check_place,
+    plan_zoo,
+    train_teachers,
+    write_zoo,
+)
 from wfcli.errors import DataError, Problems
 
 
@@ -59,6 +66,7 @@ def train_zoos(config: TrainZoosConfig, hooks: Hooks | None = None) -> TrainZoos
     for zoo in planned:
         with problems:
             options[zoo.name] = _options(config, recipe, zoo, source)
+            check_place(options[zoo.name])  # of all zoos before the first teacher is trained
     problems.raise_all()
     base = None
     if recipe.base is not None:
