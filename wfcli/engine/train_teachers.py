@@ -139,13 +139,21 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
                 images=images if share is None else images.subset(torch.tensor(share)),
                 validation=validation,
                 start=start,
-                seed=config.seed + index,
+                seed=_start_seed(config.seed, index),
                 provenance=_provenance(config, index, recipe, share, base, images.class_names),
             )
         )
     counts = tuple(class_counts(labels, share, len(images.class_names)) for share in shares)
     named = None if base is None else {"name": base.name, "sha256": base.digest()}
     return ZooPlan(config, tuple(jobs), tuple(shares), counts, named)
+
+
+def _start_seed(seed: int, index: int) -> int:
+    """Return the seed of a teacher's random start, one that no teacher of a zoo with another seed has.
+
+    With seed 0 it is the number of the teacher: results from before a zoo had starts of its own stay what they were.
+    """
+    return ((seed << 16) + index) % 2**64  # as wide as torch takes
 
 
 def write_zoo(plan: ZooPlan, made: Sequence[tuple[str, float]], seconds: float) -> TrainTeachersResult:
