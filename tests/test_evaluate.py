@@ -384,9 +384,10 @@ def test_a_split_that_is_not_there(opposed: EvaluateConfig, tmp_path: Path) -> N
 
 
 def test_numbers_out_of_range(config: EvaluateConfig) -> None:
-    with pytest.raises(WfError, match="batch size: got 0, expected at least 1") as error:
+    with pytest.raises(WfError, match="--batch-size: got 0, expected at least 1") as error:
         evaluate(replace(config, batch_size=0, calibration_images=-1))
     assert len(error.value.problems) == 2
+    assert error.value.hint == "see wfcli eval --help"
 
 
 def names_in(folder: Path, *names: str) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -219,6 +220,22 @@ def test_wrong_options(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_data_without_a_training_split(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / "data" / "test" / str(number)).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (number, 0, 9)).save(tmp_path / "data" / "test" / str(number) / "a.png")
+    out = tmp_path / "student.safetensors"
+    args = ("--method", "soup", "--data", tmp_path / "data", "-o", out)
+    ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, *args)
+    assert ran.code == 1
+    assert "no training split to calibrate BatchNorm with; it has test" in " ".join(ran.stderr.split())
+    assert "--calibration-images 0" in ran.stderr.splitlines()[-1]
+    ran = wfcli(
+        "fuse", *tiny_teachers.paths, *tiny_teachers.arch, *args, "--calibration-images", "0", "--batch-size", "3"
+    )
+    assert (ran.code, ran.stderr) == (0, "")
+
+
 def test_the_output_may_not_be_a_teacher(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
     for path in tiny_teachers.paths:
         shutil.copy(path, tmp_path)
@@ -268,6 +285,7 @@ def test_a_specialised_generator_refuses_another_base_and_other_classes(
     assert not out.exists()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_and_cpu_give_the_same_student(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
     generator = save_eager(tmp_path / "generator", norms=("batch",))

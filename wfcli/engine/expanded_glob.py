@@ -31,7 +31,9 @@ def refuse_expanded_glob(checkpoints: Sequence[str], teachers: Sequence[str]) ->
     problems = []
     for teacher, beside in found.items():
         names = beside[0].name + (f" and {len(beside) - 1} more" if len(beside) > 1 else "")
-        got = f"expected at least 2 teachers, got only {teacher.name}" if len(teachers) == 1 else f"{teacher}: a teacher"
+        got = (
+            f"expected at least 2 teachers, got only {teacher.name}" if len(teachers) == 1 else f"{teacher}: a teacher"
+        )
         problems.append(
             f"{got}; {names} beside it came as checkpoints: it looks as if the shell had expanded the glob after "
             "--teachers"
