@@ -76,7 +76,7 @@ def test_zoo_says_what_is_there(split: TrainTeachersConfig, base: Path) -> None:
     assert [teacher.file for teacher in zoo.teachers] == names
     assert zoo.architecture == SMALL
     assert zoo.base == {"name": "teacher-00.safetensors", "sha256": open_checkpoint(base).digest()}
-    images = load_images(zoo.data, zoo.roles["teachers"], 32)
+    images = load_images(zoo.data, "teachers", 32)
     seen = [image for teacher in zoo.teachers for image in teacher.images or ()]
     assert sorted(seen) == list(range(len(images)))
     for path, teacher in zip(zoo.paths, zoo.teachers, strict=True):

@@ -94,7 +94,7 @@ def _open_zoo(folder: Path, chosen: str | None, held: HoldOut, hooks: Hooks) -> 
     heads = [head_of(file.checkpoint, layout.num_classes) for file, layout in files]
     with problems:
         try:
-            check_data(zoo.data, (zoo.roles["generator"], zoo.roles["validation"]), heads, hooks)
+            check_data(zoo.data, ("generator", "validation"), heads, hooks)
         except DataError as error:  # the user named the zoo, not its data
             raise DataError(*(f"{folder}: {problem}" for problem in error.problems), hint=error.hint) from error
     problems.raise_all()
@@ -133,8 +133,8 @@ def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
     settings = input_config(zoo.architecture)
     layers, constants = read_layers(plan, states, device)
     draw = torch.Generator().manual_seed(seed_for(seed, 1))
-    images = load_images(zoo.data, zoo.roles["generator"], settings.size)
-    checking = load_images(zoo.data, zoo.roles["validation"], settings.size, limit=VALIDATION_IMAGES)
+    images = load_images(zoo.data, "generator", settings.size)
+    checking = load_images(zoo.data, "validation", settings.size, limit=VALIDATION_IMAGES)
 
     def pool(pixels: Tensor | Views, labels: Tensor) -> Pool:
         return Pool(pixels, labels.to(device), _answers(model, states, pixels, settings))

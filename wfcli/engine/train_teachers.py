@@ -21,7 +21,7 @@ from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.shares import SHARE_KINDS, Cap, class_counts, share_images
 from wfcli.core.sources import resolve_source
 from wfcli.core.training import Optimiser, usual_optimiser
-from wfcli.core.zoo import FILE, ROLES, Zoo, ZooTeacher, zoo_to_json
+from wfcli.core.zoo import FILE, Zoo, ZooTeacher, zoo_to_json
 from wfcli.engine.classes import check_data
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
@@ -107,11 +107,11 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
     with problems:
         base = None if config.init is None else _open_base(config)
     with problems:
-        check_data(config.data, (ROLES["teachers"], ROLES["validation"]), (), hooks)
+        check_data(config.data, ("teachers", "validation"), (), hooks)
     problems.raise_all()
     size = input_config(config.architecture).size
-    images = load_images(config.data, ROLES["teachers"], size)
-    validation = load_images(config.data, ROLES["validation"], size)
+    images = load_images(config.data, "teachers", size)
+    validation = load_images(config.data, "validation", size)
     labels = images.labels.tolist()
     shares = share_images(
         config.shares,
@@ -166,7 +166,6 @@ def write_zoo(plan: ZooPlan, made: Sequence[tuple[str, float]], seconds: float) 
         class_names=plan.jobs[0].images.class_names,
         base=plan.base,
         shares=_shares(config),
-        roles=ROLES,
         teachers=tuple(
             ZooTeacher(job.path.name, digest, share, counts, asdict(job.recipe), top1, job.seed)
             for job, (digest, top1), share, counts in zip(plan.jobs, made, plan.shares, plan.class_counts, strict=True)
