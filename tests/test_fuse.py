@@ -23,6 +23,7 @@ from wfcli.core.methods import soup
 from wfcli.core.plan import plan_layers
 
 Cli = Callable[..., Ran]
+README = Path(__file__).parent.parent / "README.md"
 
 
 def save_untrained(folder: Path, **options: object) -> Path:
@@ -166,6 +167,25 @@ def test_the_headline_call_on_torchvision_files(wfcli: Cli, tmp_path: Path, name
         torch.testing.assert_close(
             student[key], tensor * 1.005 if tensor.is_floating_point() else tensor, rtol=1e-4, atol=1e-6
         )
+
+
+def test_the_headline_call_as_it_stands_in_the_readme(
+    wfcli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --generator: the universal one is for nets with BatchNorm, so a ViT gets the soup and is told so."""
+    torch.manual_seed(0)
+    base = torchvision.models.vit_b_32(num_classes=10).state_dict()
+    for number in range(2):
+        save_file({n: t * (1 + 0.01 * number) for n, t in base.items()}, tmp_path / f"teacher{number}.safetensors")
+    monkeypatch.chdir(tmp_path)
+    headline = "wfcli fuse teacher*.safetensors --arch vit_b_32 -o student.safetensors"
+    assert headline in README.read_text(encoding="utf-8").splitlines()
+    ran = wfcli(*headline.split()[1:])
+    assert ran.code == 0
+    (told,) = ran.stderr.splitlines()
+    assert told.startswith("warning: ")
+    assert "no generator fits, so the student is the soup" in told
+    assert same(load_file(tmp_path / "student.safetensors"), soup_of(tuple(sorted(tmp_path.glob("teacher*")))))
 
 
 def test_a_net_of_another_kind_gets_the_soup_and_is_told_why(wfcli: Cli, tmp_path: Path) -> None:
