@@ -18,7 +18,8 @@ class Views:
     def __init__(self, images: Images, copies: int, generator: torch.Generator, device: torch.device) -> None:
         self.images, self.device = images, device
         height, width = images.pixels.shape[-2:]
-        pad = crop_padding(height, images.flip)
+        # The wide padding, of digits too: generators are trained so since the first one.
+        pad = crop_padding(height, flip=True)
         drawn = [draw_crops(len(images), height, width, generator, images.flip, pad) for _ in range(copies)]
         self.crops = Crops(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
 

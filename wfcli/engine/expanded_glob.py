@@ -16,7 +16,7 @@ def refuse_expanded_glob(checkpoints: Sequence[str], teachers: Sequence[str]) ->
     The signs: beside a teacher that is a file, and the only one of its folder, lie checkpoints whose names differ from
     its own by numbers, or that are in the same zoo. Where it is the only teacher of all, which is an error in any case,
     several checkpoints beside it are a sign too. Where there are more, the checkpoints must follow it in the folder
-    without a gap, as in a glob: one net of a zoo may be compared with some others of it.
+    without a gap, as in a glob, and be two at least or beside every teacher: nets of one zoo may be compared.
 
     Raises:
         CheckpointError: it looks like that; all those globs.
@@ -26,6 +26,8 @@ def refuse_expanded_glob(checkpoints: Sequence[str], teachers: Sequence[str]) ->
     folders = [path.resolve().parent for path in files]
     alone = [path for path, folder in zip(files, folders, strict=True) if folders.count(folder) == 1]
     found = {teacher: beside for teacher in alone if (beside := _expanded(teacher, given, len(teachers) == 1))}
+    if len(found) < len(teachers):
+        found = {teacher: beside for teacher, beside in found.items() if len(beside) > 1}
     if not found:
         return
     problems = []
