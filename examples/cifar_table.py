@@ -32,13 +32,13 @@ from wfcli.core.data import DataSpec, Images, iterate, load_images
 from wfcli.core.devices import pick_device, training_autocast
 from wfcli.core.generator import WeightFormer
 from wfcli.core.generator_files import load_generator
+from wfcli.core.images import CROP_PADDING
 from wfcli.core.methods import soup
 from wfcli.core.metrics import ensemble, score
 from wfcli.core.plan import plan_layers
 from wfcli.core.tokens import row_products, to_tokens
 from wfcli.core.training import BatchOrder, Loss, cosine_rate, make_optimiser, train_step, training_batch
 from wfcli.core.zoo import Zoo, read_zoo
-from wfcli.engine.distillation import PAD
 from wfcli.engine.finetune import FinetuneConfig
 from wfcli.engine.provenance import made_by
 
@@ -125,7 +125,8 @@ def open_bench(options: argparse.Namespace, folder: Path, held: Sequence[int]) -
     calibration = [x for x, _ in iterate(some, BATCH, settings, augment=True, generator=draw, shuffle=True)]
     order = BatchOrder(len(train), BATCH, 0)
     device = pick_device("cpu")
-    batches = [training_batch(train, order, s, settings, PAD[train.flip], device) for s in range(options.steps)]
+    pad = CROP_PADDING[train.flip][1]
+    batches = [training_batch(train, order, s, settings, pad, device) for s in range(options.steps)]
     bench = Bench(
         zoo, model, head_keys(zoo.architecture), states, train, validation, test,
         torch.empty(0), torch.empty(0), calibration, batches, torch.empty(0),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import torch
 import typer
 from typer.models import ArgumentInfo
 
@@ -41,6 +42,7 @@ fuse CKPT...
   --label-column
   --classes
   --calibration-images = 4096
+  --batch-size = 500
   --dtype = keep (keep float32 bfloat16 float16)
   --seed = 0
   --device = auto (auto cpu cuda)
@@ -201,8 +203,20 @@ def test_the_module_runs_too() -> None:
         (["fuse", "a", "b", "--arch", "resnet18"], "Missing option '--output'"),
         (["fuse", "a", "b", "--arch", "resnet18", "-o", "s", "--dtype", "float8"], "Invalid value for '--dtype'"),
         (
-            ["fuse", "a", "b", "--arch", "resnet18", "-o", "s", "--classes", "0-4"],
-            "choose from --data, which is not given",
+            ["fuse", "a", "b", "--arch", "resnet18", "-o", "s", "--classes", "0-4", "--split", "test"],
+            "--split, --classes: of no use without --data",
+        ),
+        (
+            ["fuse", "a", "--arch", "resnet18", "-o", "s", "--calibration-images", "0", "--batch-size", "9"],
+            "--calibration-images, --batch-size: of no use without --data",
+        ),
+        (
+            ["finetune", "s", "t", "u", "--teachers", "z", "--arch", "a", "--data", "d", "--steps", "1", "-o", "o"],
+            "got also t, u; a glob after --teachers needs quotes, --teachers 'zoo/*.safetensors'",
+        ),
+        (
+            ["train-teachers", "--arch", "a", "--data", "d", "--count", "2", "-o", "z", "--concentration", "1"],
+            "--concentration goes with --shares dirichlet, got --shares same",
         ),
         (["train-teachers", "--arch", "a", "--data", "d", "-o", "z", "--count", "four"], "Invalid value for '--count'"),
         (["train-teachers", "--arch", "a", "-o", "z"], "give --data, --count, or a --zoo-recipe"),
@@ -269,8 +283,6 @@ def test_an_unknown_method_suggests_the_nearest(
 
 
 def test_cuda_where_there_is_none(wfcli: Callable[..., Ran], tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     out = tmp_path / "s.safetensors"
@@ -291,7 +303,7 @@ def test_fuse_prints_json_alone(wfcli: Callable[..., Ran], tiny_teachers: TinyTe
 
 def test_list(wfcli: Callable[..., Ran]) -> None:
     assert wfcli("list").code == 0
-    assert isinstance(json.loads(wfcli("list", "--json").stdout)["pretrained"], list)
+    assert "universal" in [entry["name"] for entry in json.loads(wfcli("list", "--json").stdout)["pretrained"]]
 
 
 def test_a_bug_keeps_its_traceback(wfcli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +322,45 @@ def test_every_problem_is_a_line(wfcli: Callable[..., Ran], monkeypatch: pytest.
     monkeypatch.setattr("wfcli.core.sources.list_pretrained", refused)
     ran = wfcli("list")
     assert ran == Ran(1, "", f"error: a: got [3], expected [4]\nerror: b {60 * 'long '}end\nhint: look again\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "hint"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+            "the GPU's memory ran out: CUDA out of memory. Tried to allocate 2 GiB.",
+            "use a smaller --batch-size where there is one, or --device cpu",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory:\nyou tried to allocate 9 bytes."),
+            "memory ran out: [enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.",
+            "use a smaller --batch-size where there is one, or a machine with more memory",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+            "memory ran out: DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+            "use a smaller --batch-size where there is one, or a machine with more memory",
+        ),
+    ],
+)
+def test_memory_that_runs_out_is_no_traceback(
+    wfcli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, error: Exception, problem: str, hint: str
+) -> None:
+    def greedy() -> None:
+        raise error
+
+    monkeypatch.setattr("wfcli.core.sources.list_pretrained", greedy)
+    assert wfcli("list") == Ran(1, "", f"error: {problem}\nhint: {hint}\n")
+
+
+def test_another_runtime_error_is_a_bug(wfcli: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("wfcli.core.sources.list_pretrained", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        wfcli("list")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

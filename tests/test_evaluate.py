@@ -22,6 +22,7 @@ from wfcli.core.methods import soup
 from wfcli.core.metrics import wilson
 from wfcli.engine import lineup
 from wfcli.engine.evaluate import Comparison, EvaluateConfig, Row, evaluate
+from wfcli.engine.expanded_glob import refuse_expanded_glob
 from wfcli.errors import ArchitectureError, CheckpointError, DataError, WfError
 
 DIGITS = DataSpec("digits")
@@ -383,9 +384,10 @@ def test_a_split_that_is_not_there(opposed: EvaluateConfig, tmp_path: Path) -> N
 
 
 def test_numbers_out_of_range(config: EvaluateConfig) -> None:
-    with pytest.raises(WfError, match="batch size: got 0, expected at least 1") as error:
+    with pytest.raises(WfError, match="--batch-size: got 0, expected at least 1") as error:
         evaluate(replace(config, batch_size=0, calibration_images=-1))
     assert len(error.value.problems) == 2
+    assert error.value.hint == "see wfcli eval --help"
 
 
 def names_in(folder: Path, *names: str) -> list[str]:
@@ -416,6 +418,33 @@ def test_a_glob_that_the_shell_expanded(
     assert problem.endswith("it looks as if the shell had expanded the glob after --teachers")
     suffix = Path(names[0]).suffix
     assert f"quote the glob, --teachers '{tmp_path}/zoo/*{suffix}', or repeat --teachers" in str(error.value.hint)
+
+
+def test_globs_that_the_shell_expanded_after_several_options(config: EvaluateConfig, tmp_path: Path) -> None:
+    student = names_in(tmp_path / "out", "student.safetensors")
+    numbers = ("teacher-00.safetensors", "teacher-01.safetensors", "teacher-02.safetensors")
+    first, second = names_in(tmp_path / "a", *numbers), names_in(tmp_path / "b", *numbers)
+    wrong = replace(config, checkpoints=(*student, *first[1:], *second[1:]), teachers=(first[0], second[0]))
+    with pytest.raises(CheckpointError) as error:
+        evaluate(wrong)
+    assert error.value.problems == tuple(
+        f"{teacher}: a teacher; teacher-01.safetensors and 1 more beside it came as checkpoints: "
+        "it looks as if the shell had expanded the glob after --teachers"
+        for teacher in (first[0], second[0])
+    )
+    globs = f"--teachers '{tmp_path}/a/*.safetensors' --teachers '{tmp_path}/b/*.safetensors'"
+    assert f"quote the glob, {globs}, or repeat" in str(error.value.hint)
+    with pytest.raises(CheckpointError, match=re.escape(f"{second[0]}: a teacher; teacher-01")):  # one of them quoted
+        evaluate(replace(config, checkpoints=second[1:], teachers=(f"{tmp_path}/a/*.safetensors", second[0])))
+
+
+def test_a_net_of_the_zoo_can_be_compared_with_others_of_it(
+    config: EvaluateConfig, tiny_teachers: TinyTeachers
+) -> None:
+    first, second, third = map(str, tiny_teachers.paths)
+    refuse_expanded_glob((third,), (first, second))
+    refuse_expanded_glob((second,), (first, third))
+    refuse_expanded_glob((third,), (first, "zoo/"))  # not the next one of its folder
 
 
 def test_a_zoo_in_the_folder_tells_a_glob_too(config: EvaluateConfig, tmp_path: Path) -> None:

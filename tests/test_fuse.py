@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from wfcli.core.methods import soup
 from wfcli.core.plan import plan_layers
 
 Cli = Callable[..., Ran]
+README = Path(__file__).parent.parent / "README.md"
 
 
 def save_untrained(folder: Path, **options: object) -> Path:
@@ -246,6 +248,25 @@ def test_the_headline_call_on_torchvision_files(wfcli: Cli, tmp_path: Path, name
         )
 
 
+def test_the_headline_call_as_it_stands_in_the_readme(
+    wfcli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --generator: the universal one is for nets with BatchNorm, so a ViT gets the soup and is told so."""
+    torch.manual_seed(0)
+    base = torchvision.models.vit_b_32(num_classes=10).state_dict()
+    for number in range(2):
+        save_file({n: t * (1 + 0.01 * number) for n, t in base.items()}, tmp_path / f"teacher{number}.safetensors")
+    monkeypatch.chdir(tmp_path)
+    headline = "wfcli fuse teacher*.safetensors --arch vit_b_32 -o student.safetensors"
+    assert headline in README.read_text(encoding="utf-8").splitlines()
+    ran = wfcli(*headline.split()[1:])
+    assert ran.code == 0
+    (told,) = ran.stderr.splitlines()
+    assert told.startswith("warning: ")
+    assert "no generator fits, so the student is the soup" in told
+    assert same(load_file(tmp_path / "student.safetensors"), soup_of(tuple(sorted(tmp_path.glob("teacher*")))))
+
+
 def test_a_net_of_another_kind_gets_the_soup_and_is_told_why(wfcli: Cli, tmp_path: Path) -> None:
     arch = find_architecture("vit_tiny_cifar", {"width": 0.34})
     torch.manual_seed(0)
@@ -296,6 +317,22 @@ def test_wrong_options(
     assert ran.code == 1
     assert message in " ".join(ran.stderr.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_without_a_training_split(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    for number in range(10):
+        (tmp_path / "data" / "test" / str(number)).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (number, 0, 9)).save(tmp_path / "data" / "test" / str(number) / "a.png")
+    out = tmp_path / "student.safetensors"
+    args = ("--method", "soup", "--data", tmp_path / "data", "-o", out)
+    ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, *args)
+    assert ran.code == 1
+    assert "no training split to calibrate BatchNorm with; it has test" in " ".join(ran.stderr.split())
+    assert "--calibration-images 0" in ran.stderr.splitlines()[-1]
+    ran = wfcli(
+        "fuse", *tiny_teachers.paths, *tiny_teachers.arch, *args, "--calibration-images", "0", "--batch-size", "3"
+    )
+    assert (ran.code, ran.stderr) == (0, "")
 
 
 def test_the_output_may_not_be_a_teacher(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
@@ -396,6 +433,7 @@ def test_a_specialised_generator_looks_at_every_teacher(
     assert not out.exists()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_and_cpu_give_the_same_student(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
     generator = save_eager(tmp_path / "generator", norms=("batch",))

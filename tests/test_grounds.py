@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from wfcli.core import views
+from wfcli.core.curriculum import Ground, soup_subset
 from wfcli.core.data import load_images
+from wfcli.core.generator import WeightFormer, WeightFormerConfig
+from wfcli.core.views import Views
+from wfcli.engine import generator_run
+from wfcli.engine.generator_run import GeneratorRun, _accuracies
 from wfcli.engine.grounds import VIEWS, hold_out, open_zoos, read_ground
 from wfcli.engine.hooks import Silent
+from wfcli.engine.train_generator import TrainGeneratorConfig
 from wfcli.errors import Problems
 
 CPU = torch.device("cpu")
@@ -60,3 +69,45 @@ def test_the_seed_rules_the_augmentation(digits_zoo: Path) -> None:
     one, same, other = (read_ground(opened, seed, CPU).train.pixels for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_views_that_do_not_fit_memory_are_the_same_ones(digits_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (opened,) = open_zoos([digits_zoo], "0-3", Problems(), Silent())
+    whole = read_ground(opened, 0, CPU).train
+    monkeypatch.setattr(views, "fits_memory", lambda images, side: False)
+    lazy = read_ground(opened, 0, CPU).train
+    assert isinstance(lazy.pixels, Views)
+    assert len(lazy.pixels) == len(whole.pixels)
+    index = torch.tensor([len(whole.pixels) - 1, 0, 5, 5])
+    assert torch.equal(lazy.pixels[index], whole.pixels[index])
+    assert torch.equal(lazy.log_probs, whole.log_probs)
+
+
+def test_validation_in_parts_is_close_to_all_at_once(digits_zoo: Path) -> None:
+    (opened,) = open_zoos([digits_zoo], "0-3", Problems(), Silent())
+    ground = read_ground(opened, 0, CPU)
+    students = [soup_subset(ground, torch.arange(4))]
+    whole, parts = (_accuracies(ground, students, at_once) for at_once in (360, 100))
+    assert parts["data_free"] == pytest.approx(whole["data_free"], abs=1.5 / 360)  # a tie may fall either way
+    assert parts["calibrated"] == pytest.approx(whole["calibrated"], abs=0.05)
+
+
+def test_large_images_are_validated_as_many_at_a_time_as_in_a_step(
+    digits_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def logits(ground: Ground, student: object, pixels: Tensor, batch_statistics: bool) -> Tensor:
+        seen.append(len(pixels))
+        return torch.zeros(len(pixels), 10)
+
+    (opened,) = open_zoos([digits_zoo], "0-3", Problems(), Silent())
+    ground = read_ground(opened, 0, CPU)
+    monkeypatch.setattr(generator_run, "student_logits", logits)
+    config = TrainGeneratorConfig((digits_zoo,), tmp_path, batch_size=100)
+    GeneratorRun(config, WeightFormer(WeightFormerConfig()), [ground], CPU, Silent())
+    assert set(seen) == {360}
+    seen.clear()
+    large = replace(ground, settings=replace(ground.settings, size=224))
+    GeneratorRun(config, WeightFormer(WeightFormerConfig()), [large], CPU, Silent())
+    assert set(seen) == {90}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wfcli.core.methods import METHODS, soup, soup_tensor, weighted_sum
+from wfcli.options import MethodOption
 
 
 def test_the_soup_of_floats_is_their_mean() -> None:
@@ -66,5 +67,5 @@ def test_nothing_cannot_be_averaged(empty) -> None:
         empty()
 
 
-def test_the_table_of_methods_names_itself() -> None:
-    assert all(name == method.name for name, method in METHODS.items())
+def test_the_help_names_all_methods() -> None:
+    assert f"{' or '.join(METHODS)}." in MethodOption.__metadata__[0].help

@@ -11,6 +11,7 @@ from wfcli.core.plan import LayerPlan, plan_layers
 ARCHITECTURES = [
     "vgg11_cifar", "vgg11_bn_cifar", "resnet18_cifar", "resnet50_cifar", "vit_tiny_cifar", "vgg11", "resnet50",
     "vit_b_32", "convnext_atto", "efficientnet_b0", "swin_tiny_patch4_window7_224", "densenet121",
+    "nfnet_l0",
 ]  # fmt: skip
 
 

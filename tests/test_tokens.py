@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from timm.models.nfnet import NfCfg, NormFreeNet
 
+from wfcli.core.generator import WeightFormer, WeightFormerConfig
+from wfcli.core.methods import soup
 from wfcli.core.pieces import PIECE
-from wfcli.core.plan import LayerSpec
+from wfcli.core.plan import LayerSpec, plan_layers
 from wfcli.core.tokens import NUM_STATISTICS, from_tokens, layer_deviation, row_products, statistics, to_tokens
 
 SPEC = LayerSpec("conv", "conv", 6, "w", "b", "g", "h", "m", "v", ("n",))
@@ -37,6 +40,24 @@ def test_there_and_back_to_the_bit() -> None:
         back = from_tokens(SPEC, tokens.weight[t], tokens.affines[:, t], tokens.running[:, t])
         assert back.keys() == state.keys()
         assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_a_net_with_scalar_parameters_there_and_through_the_generator() -> None:
+    """An NFNet has gains without an axis; an untrained generator gives the soup."""
+    torch.manual_seed(0)
+    small = NfCfg(depths=(1, 1), channels=(16, 32), stem_chs=8, num_features=32, group_size=8, skipinit=True)
+    states = [NormFreeNet(small, num_classes=3).state_dict() for _ in range(3)]
+    scalars = [name for name, tensor in states[0].items() if tensor.ndim == 0]
+    assert scalars
+    for number, state in enumerate(states):
+        state.update({name: torch.tensor(0.5 + number) for name in scalars})
+    plan = plan_layers(NormFreeNet(small, num_classes=3), "head.fc")
+    with torch.no_grad():
+        student = dict(WeightFormer(WeightFormerConfig()).eval().generate(plan, states))
+    expected = soup(states)
+    assert student.keys() == expected.keys()
+    for name, tensor in student.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 5])

@@ -14,7 +14,7 @@ from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.data import DataSpec, load_images
 from wfcli.core.zoo import read_zoo
 from wfcli.engine.recipes import draw_recipe
-from wfcli.engine.train_teachers import TrainTeachersConfig, train_teachers
+from wfcli.engine.train_teachers import TrainTeachersConfig, _start_seed, train_teachers
 from wfcli.errors import CheckpointError, DataError, OutputError, WfError
 
 pytest.importorskip("sklearn")  # for the digits
@@ -77,7 +77,7 @@ def test_zoo_says_what_is_there(split: TrainTeachersConfig, base: Path) -> None:
     assert [teacher.file for teacher in zoo.teachers] == names
     assert zoo.architecture == SMALL
     assert zoo.base == {"name": "teacher-00.safetensors", "sha256": open_checkpoint(base).digest()}
-    images = load_images(zoo.data, zoo.roles["teachers"], 32)
+    images = load_images(zoo.data, "teachers", 32)
     seen = [image for teacher in zoo.teachers for image in teacher.images or ()]
     assert sorted(seen) == list(range(len(images)))
     for path, teacher in zip(zoo.paths, zoo.teachers, strict=True):
@@ -129,6 +129,13 @@ def test_without_a_base_every_teacher_has_its_own_start(tmp_path: Path) -> None:
     assert read_zoo(tmp_path).base is None
     for key in ("features.0.weight", "head.weight"):
         assert (first[key] - second[key]).abs().mean() > 0.01
+
+
+def test_no_two_zoos_share_a_random_start() -> None:
+    starts = [_start_seed(seed, index) for seed in range(4) for index in range(50)]
+    assert len(set(starts)) == len(starts)
+    assert starts[:50] == list(range(50))  # committed results were made with these
+    torch.manual_seed(_start_seed(2**63, 3))  # any seed of the command line is one for torch
 
 
 def test_same_classes_keep_the_head_of_the_base(tmp_path: Path, base: Path) -> None:

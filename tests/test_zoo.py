@@ -9,7 +9,6 @@ import pytest
 from wfcli.core.architectures import find_architecture
 from wfcli.core.data import DataSpec
 from wfcli.core.zoo import (
-    ROLES,
     Zoo,
     ZooTeacher,
     absolute_source,
@@ -37,7 +36,6 @@ def make_zoo(folder: Path, source: str) -> Zoo:
         class_names=("cat", "dog"),
         base={"name": "base.safetensors", "sha256": "cd"},
         shares={"kind": "dirichlet", "concentration": 0.3, "images_per_teacher": None, "seed": 0},
-        roles=ROLES,
         teachers=tuple(teachers),
     )
     (folder / "zoo.json").write_text(json.dumps(zoo_to_json(zoo)))

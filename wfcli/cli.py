@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 import wfcli
 from wfcli import commands, terminal
-from wfcli.errors import WfError
+from wfcli.errors import WfError, out_of_memory
 
 INTERRUPTED = {
     "finetune": "the same command with --resume goes on from the last saved step",
@@ -26,6 +26,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except WfError as error:
             terminal.print_error(error)
+            raise typer.Exit(1) from None
+        except (RuntimeError, MemoryError) as error:
+            told = out_of_memory(error)
+            if told is None:
+                raise
+            terminal.print_error(told)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             terminal.print_interrupted(INTERRUPTED.get(ctx.invoked_subcommand))
@@ -64,7 +70,8 @@ def _wfcli(
 
 app.command("fuse")(commands.fuse)
 app.command("eval")(commands.evaluate)
-app.command("finetune")(commands.finetune)
+# What is too many is refused by the command itself, which knows why.
+app.command("finetune", context_settings={"allow_extra_args": True})(commands.finetune)
 app.command("train-generator")(commands.train_generator)
 app.command("train-teachers")(commands.train_teachers)
 app.command("inspect")(commands.inspect_checkpoints)

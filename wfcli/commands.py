@@ -58,10 +58,12 @@ def fuse(
     label_column: opt.LabelColumn = None,
     classes: opt.ClassesOption = None,
     calibration_images: opt.CalibrationImages = 4096,
+    batch_size: opt.EvaluationBatch = 500,
     dtype: opt.DtypeOption = "keep",
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
     as_json: opt.JsonOption = False,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Fuse teachers into one student.
 
@@ -71,9 +73,9 @@ def fuse(
     Example:
       wfcli fuse teacher*.safetensors --arch vit_b_32 -o student.safetensors
     """
-    if data is None and (label_column is not None or classes is not None):
-        raise typer.BadParameter("--label-column and --classes choose from --data, which is not given")
-
+    of_data = ("split", "label_column", "classes", "calibration_images", "batch_size")
+    if data is None and (given := _given(context, *of_data)):
+        raise typer.BadParameter(f"{', '.join(given)}: of no use without --data")
     architecture = _architecture(arch, arch_arg)
     from wfcli.engine import fuse as engine
 
@@ -86,6 +88,7 @@ def fuse(
         data=None if data is None else _data(data, label_column, classes),
         split=split,
         calibration_images=calibration_images,
+        batch_size=batch_size,
         seed=seed,
         device=device,
         dtype=dtype,
@@ -153,6 +156,7 @@ def finetune(
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
     as_json: opt.JsonOption = False,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Fine-tune a student on its teachers' ensemble and the labels.
 
@@ -163,6 +167,11 @@ def finetune(
       wfcli finetune student.safetensors --teachers zoo --arch vgg11_bn_cifar \\
         --data digits --steps 200 -o tuned.safetensors
     """
+    if context.args:
+        raise typer.BadParameter(
+            f"one checkpoint to start from, got also {', '.join(context.args)}; a glob after --teachers needs quotes, "
+            "--teachers 'zoo/*.safetensors', or the shell expands it"
+        )
     architecture = _architecture(arch, arch_arg)
     from wfcli.engine import finetune as engine
 
@@ -260,7 +269,10 @@ def train_teachers(
         --init base.safetensors --shares dirichlet -o zoo
     """
     if zoo_recipe is not None:
-        _no_more_than(context, "--zoo-recipe", ("zoo_recipe", "output", "data", "jobs", "device", "as_json"))
+        own = {"zoo_recipe", "output", "data", "jobs", "device", "as_json"}
+        others = [parameter.name or "" for parameter in context.command.params if parameter.name not in own]
+        if given := _given(context, *others):
+            raise typer.BadParameter(f"--zoo-recipe says all of that itself; leave out {', '.join(given)}")
         from wfcli.engine import train_zoos as zoos
 
         whole = zoos.TrainZoosConfig(recipe=zoo_recipe, output=output, data=data, jobs=jobs, device=device)
@@ -269,6 +281,8 @@ def train_teachers(
     if arch is None or data is None or count is None:
         missing = [flag for flag, value in (("--arch", arch), ("--data", data), ("--count", count)) if value is None]
         raise typer.BadParameter(f"give {', '.join(missing)}, or a --zoo-recipe")
+    if shares != "dirichlet" and _given(context, "concentration"):
+        raise typer.BadParameter(f"--concentration goes with --shares dirichlet, got --shares {shares}")
     architecture = _architecture(arch, arch_arg)
     from wfcli.core.shares import parse_cap
     from wfcli.engine import train_teachers as engine
@@ -294,17 +308,15 @@ def train_teachers(
     _run(engine.train_teachers, config, report.teachers_trained, as_json)
 
 
-def _no_more_than(context: typer.Context, flag: str, allowed: tuple[str, ...]) -> None:
-    """Refuse options beside `flag` that it would ignore."""
-    given = [
+def _given(context: typer.Context, *names: str) -> list[str]:
+    """Return the flags of those parameters that stand on the command line: a default is no wish of the user's."""
+    return [
         parameter.opts[-1]
         for parameter in context.command.params
-        if parameter.name not in allowed
-        and (source := context.get_parameter_source(parameter.name or "")) is not None
+        if parameter.name in names
+        and (source := context.get_parameter_source(parameter.name)) is not None
         and source.name == "COMMANDLINE"
     ]
-    if given:
-        raise typer.BadParameter(f"{flag} says all of that itself; leave out {', '.join(given)}")
 
 
 def inspect_checkpoints(

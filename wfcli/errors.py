@@ -77,6 +77,25 @@ def gather(errors: Sequence[WfError]) -> WfError:
     return joined
 
 
+NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def out_of_memory(error: RuntimeError | MemoryError) -> WfError | None:
+    """Say what to do about memory that has run out, on the GPU or beside it; None for any other error.
+
+    PyTorch's own class for it (`torch.OutOfMemoryError`) covers GPUs only, and is not to be loaded for a look at it.
+    """
+    text = " ".join(str(error).split())
+    if not isinstance(error, MemoryError) and not any(words in text for words in NO_MEMORY):
+        return None
+    gpu = type(error).__name__ == "OutOfMemoryError" or "CUDA" in text
+    where = "the GPU's memory" if gpu else "memory"
+    wish = "use a smaller --batch-size where there is one, or " + (
+        "--device cpu" if gpu else "a machine with more memory"
+    )
+    return WfError(f"{where} ran out{f': {text[:200]}' if text else ''}", hint=wish)
+
+
 class Problems:
     """Several checks, each in a `with` of its own: the errors of all of them are raised together.
 

@@ -162,7 +162,7 @@ def drop_from_memory(files: Sequence[Path]) -> None:
 
 
 def targets(runs: Mapping[str, Sequence[Run]]) -> list[Target]:
-    """Compare the medians with what issue 2 promises."""
+    """Compare the medians with what we promise."""
     wall = {name: median(run.wall for run in found) for name, found in runs.items()}
     memory = {name: median(run.memory for run in found) for name, found in runs.items()}
     torch, least, most = wall["import torch"], f"soup of {min(TEACHERS)}", f"soup of {max(TEACHERS)}"
@@ -188,7 +188,7 @@ def machine() -> str:
             line.partition(":")[2].strip() for line in information.read_text().splitlines() if "model name" in line
         ]
         model = lines[0] if lines else model
-    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def markdown(result: Mapping[str, object], runs: Mapping[str, Sequence[Run]], kept: Sequence[Target]) -> str:

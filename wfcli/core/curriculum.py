@@ -21,13 +21,14 @@ from wfcli.core.generator import WeightFormer
 from wfcli.core.methods import soup_tensor
 from wfcli.core.plan import LayerPlan, LayerSpec
 from wfcli.core.tokens import LayerTokens, RowProducts, from_tokens, row_products, to_tokens
+from wfcli.core.views import Views
 
 
 @dataclass
 class Pool:
     """Images for the generator with the teachers' log-probabilities, computed once."""
 
-    pixels: Tensor  # uint8 [P, 3, H, W], augmented already: the teachers answered these very images
+    pixels: Tensor | Views  # uint8 [P, 3, H, W], augmented already: the teachers answered these very images
     labels: Tensor  # int64 [P]
     log_probs: Tensor  # [K, P, C]
 

@@ -1,6 +1,7 @@
 """What the user types for a dataset -> a `Table`: parquet folders, image folders, datasets of the Hub.
 
-Local files are streamed: nothing is copied into a cache.
+Local files are streamed: nothing is copied into a cache, unless their images do not fit memory. Then `datasets` writes
+the table once more into the cache of Hugging Face (HF_DATASETS_CACHE), where single rows can be read.
 """
 
 from __future__ import annotations

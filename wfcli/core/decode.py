@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from wfcli.core.images import fit
+from wfcli.core.memory import available_memory
 from wfcli.errors import DataError
 
 CHUNK = 128  # images a thread takes at a time
 WORST_SHOWN = 10
-UNKNOWN_MEMORY = 8 * 2**30
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError)  # what Pillow raises for a broken image, by format
 
 
@@ -144,12 +144,8 @@ class LazyPixels:
 
 
 def fits_memory(images: int, side: int) -> bool:
-    """Tell whether so many decoded images take at most half of the memory that is free."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not known on this system
-        free = UNKNOWN_MEMORY
-    return images * 3 * side * side <= free // 2
+    """Tell whether so many decoded images take at most half of the memory that can be had."""
+    return images * 3 * side * side <= available_memory() // 2
 
 
 def _threads() -> int:

@@ -34,14 +34,18 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
     if device.type != "cpu":
         return True
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("amx"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        features = torch.cpu.get_capabilities()
+        return bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("amx"))
+    # Older versions have some of these. Not mkldnn's own check: it passes any AVX512, which only emulates bfloat16.
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)
 
 
 def training_autocast(device: torch.device, model: torch.nn.Module) -> AbstractContextManager[Any]:
     """Return the autocast context for training `model`: bfloat16 where that is faster, else none.
 
-    On CPUs only convolutional nets gain; narrow Transformers get slower (measured, see examples/benchmarks).
+    On CPUs only convolutional nets take it: narrow Transformers get slower there.
     """
     import torch
 

@@ -128,7 +128,6 @@ class WeightFormer(
     PyTorchModelHubMixin,
     library_name="wfcli",
     tags=["weightformer", "model-merging"],
-    license="apache-2.0",
 ):
     """The generator. Freshly built it gives the uniform soup, to the last bit of float32 rounding."""
 

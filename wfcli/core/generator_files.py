@@ -47,7 +47,10 @@ def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
             hint="a generator is a folder written by wfcli train-generator",
         ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise GeneratorError(f"{name}: {CONFIG} does not describe a generator: {error}") from error
+        raise GeneratorError(
+            f"{name}: {CONFIG} does not describe a generator: {error}",
+            hint="get the generator again, or train it again with wfcli train-generator",
+        ) from error
     try:
         weights = open_checkpoint(folder / WEIGHTS, f"{name}/{WEIGHTS}")
     except CheckpointError as error:

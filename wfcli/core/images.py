@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,26 +62,59 @@ def fit(pixels: Tensor, side: int) -> Tensor:
     return batch.to(torch.uint8).reshape(*pixels.shape[:-2], side, side)
 
 
-def augment(pixels: Tensor, generator: torch.Generator | None, flip: bool, pad: int) -> Tensor:
-    """Return a random crop of each image of uint8 [B, 3, H, W] padded by reflection; half of them mirrored if `flip`.
+# The padding of random crops in pixels, a weak and the usual one, by whether images may be mirrored. Those that may not
+# are small symbols (digits): they are shifted by less.
+CROP_PADDING = {True: (2, 4), False: (1, 2)}
+
+
+def crop_padding(height: int, flip: bool) -> int:
+    """Return the usual padding for images of this height: in proportion to that of images of 32 pixels."""
+    return CROP_PADDING[flip][1] * height // 32
+
+
+class Crops(NamedTuple):
+    """Where the random crop of each of B images lies."""
+
+    down: Tensor  # int64 [B, 1], pixels
+    right: Tensor  # int64 [B, 1], pixels
+    mirrored: Tensor  # bool [B, 1]
+
+
+def draw_crops(images: int, height: int, width: int, generator: torch.Generator | None, flip: bool, pad: int) -> Crops:
+    """Draw the random crops of so many images padded by `pad` pixels; half of them mirrored if `flip`."""
+    down, right = (
+        torch.randint(-most, most + 1, (images, 1), generator=generator)
+        for most in (min(pad, height - 1), min(pad, width - 1))
+    )
+    mirrored = torch.randint(0, 2, (images, 1), generator=generator) if flip else torch.zeros(images, 1)
+    return Crops(down, right, mirrored.bool())
+
+
+def crop(pixels: Tensor, crops: Crops) -> Tensor:
+    """Return those crops of uint8 [B, 3, H, W], padded by reflection.
 
     Every output pixel is looked up where padding, crop and mirror lead back to, so nothing is padded or copied twice.
-    The random numbers come from the CPU `generator`, whatever the device of the pixels.
     """
     images, channels, height, width = pixels.shape
-    rows = _shifted(images, height, min(pad, height - 1), generator)  # [B, H]
-    columns = _shifted(images, width, min(pad, width - 1), generator)  # [B, W]
-    if flip:
-        mirrored = torch.randint(0, 2, (images, 1), generator=generator).bool()
-        columns = torch.where(mirrored, columns.flip(1), columns)
+    rows = _reflected(height, crops.down)  # [B, H]
+    columns = _reflected(width, crops.right)  # [B, W]
+    columns = torch.where(crops.mirrored, columns.flip(1), columns)
     lookup = (rows[:, :, None] * width + columns[:, None, :]).reshape(images, 1, height * width)
     lookup = lookup.to(pixels.device).expand(-1, channels, -1)
     return pixels.reshape(images, channels, height * width).gather(2, lookup).reshape(pixels.shape)
 
 
-def _shifted(images: int, length: int, pad: int, generator: torch.Generator | None) -> Tensor:
-    """Return the positions along one axis, shifted at random by at most `pad` and reflected: int64 [images, length]."""
-    shift = torch.randint(-pad, pad + 1, (images, 1), generator=generator)
+def augment(pixels: Tensor, generator: torch.Generator | None, flip: bool, pad: int) -> Tensor:
+    """Return a random crop of each image of uint8 [B, 3, H, W] padded by reflection; half of them mirrored if `flip`.
+
+    The random numbers come from the CPU `generator`, whatever the device of the pixels.
+    """
+    images, _, height, width = pixels.shape
+    return crop(pixels, draw_crops(images, height, width, generator, flip, pad))
+
+
+def _reflected(length: int, shift: Tensor) -> Tensor:
+    """Return the positions along one axis, shifted [B, 1] and reflected at its ends: int64 [B, length]."""
     positions = (torch.arange(length)[None] + shift).abs()
     return torch.where(positions < length, positions, 2 * (length - 1) - positions)
 
@@ -99,11 +132,6 @@ def to_input(pixels: Tensor, config: InputConfig) -> Tensor:
     if x.shape[-2:] != (config.size, config.size):
         x = F.interpolate(x, size=[config.size, config.size], mode="bilinear", antialias=True)
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def crop_padding(pixels: Tensor) -> int:
-    """Return the padding of the random crop: an eighth of the height, the usual 4 pixels of 32."""
-    return pixels.shape[-2] // 8
 
 
 def iterate(
@@ -126,7 +154,7 @@ def iterate(
         chosen = order[start : start + batch_size]
         pixels = images.pixels[chosen].to(device)
         if augment:
-            pixels = _augment(pixels, generator, images.flip, crop_padding(pixels))
+            pixels = _augment(pixels, generator, images.flip, crop_padding(pixels.shape[-2], images.flip))
         yield to_input(pixels, config), images.labels[chosen].to(device)
 
 

@@ -6,7 +6,6 @@ T teachers. A method reads the teachers one after the other and keeps a running 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -16,23 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Method:
-    """A row of the visible list of methods."""
-
-    name: str
-    summary: str
-    paper: str
-
-
-METHODS = {
-    "weightformer": Method(
-        "weightformer",
-        "a trained generator mixes the teachers per weight",
-        "Meta-Ensemble Parameter Learning, 2210.01973",
-    ),
-    "soup": Method("soup", "uniform average of the weights", "Model soups, 2203.05482"),
-}
+METHODS = (
+    "weightformer",  # a trained generator mixes the teachers per weight (Meta-Ensemble Parameter Learning, 2210.01973)
+    "soup",  # uniform average of the weights (Model soups, 2203.05482)
+)
 
 
 def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor]) -> Tensor:

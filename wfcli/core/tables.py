@@ -75,7 +75,7 @@ class Table:
             yield from self.open_split(split, [column], True).with_format("arrow").iter(batch_size=BATCH)
 
     def _random_access(self, split: str, column: str) -> Callable[[list[int]], list[Any]]:
-        """Return a function that reads one column at given rows. Local parquet goes to the Hugging Face cache."""
+        """Return a function that reads one column at given rows. Local files go to the Hugging Face cache."""
         with quiet(self.name):
             rows = self.open_split(split, [column], False).with_format("arrow")
         return lambda numbers: list(rows[numbers].column(column).to_pylist())

@@ -66,7 +66,7 @@ def to_tokens(
         first = teachers[0][name].to(device, torch.float32)
         stacked = first.new_empty(len(teachers), *first.shape)
         stacked[0] = first
-        for flat, teacher in zip(stacked.flatten(1)[1:], teachers[1:], strict=True):
+        for flat, teacher in zip(stacked.view(len(teachers), -1)[1:], teachers[1:], strict=True):  # also of a scalar
             begin = 0
             for piece in in_pieces(teacher, name):
                 flat[begin : begin + piece.numel()] = piece.flatten()

@@ -18,8 +18,6 @@ from wfcli.errors import CheckpointError, SourceError
 
 FORMAT = 1
 FILE = "zoo.json"
-ROLES = {"teachers": "teachers", "generator": "generator", "validation": "validation", "test": "test"}
-"""Which split serves which role; the four never share an image."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,6 @@ class Zoo:
     class_names: tuple[str, ...]
     base: Mapping[str, str] | None
     shares: Mapping[str, Any]
-    roles: Mapping[str, str]
     teachers: tuple[ZooTeacher, ...]
 
     @property
@@ -92,7 +89,6 @@ def _zoo_from_json(folder: Path, written: Mapping[str, Any]) -> Zoo:
         class_names=tuple(written["class_names"]),
         base=written["base"],
         shares=written["shares"],
-        roles=written["roles"],
         teachers=tuple(_teacher_from_json(entry) for entry in written["teachers"]),
     )
 
@@ -119,7 +115,6 @@ def zoo_to_json(zoo: Zoo) -> dict[str, Any]:
         "class_names": list(zoo.class_names),
         "base": None if zoo.base is None else dict(zoo.base),
         "shares": dict(zoo.shares),
-        "roles": dict(zoo.roles),
         "teachers": [
             {
                 "file": teacher.file,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 HEAD = """---
 library_name: wfcli
-license: apache-2.0
 tags:
 - model-merging
 - weightformer

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wfcli.core.architectures import input_config
 from wfcli.core.devices import training_autocast
-from wfcli.core.images import Images
+from wfcli.core.images import CROP_PADDING, Images
 from wfcli.core.runs import RunLog, load_run, refuse_forgotten, save_run
 from wfcli.core.training import (
     BatchOrder,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 VALIDATIONS = 10
 LOG_LINES = 200
 PROGRESS_SECONDS = 0.5
-PAD = {True: 4, False: 2}  # by whether the images may be flipped: digits are shifted by less
 
 
 def beside(output: Path, ending: str) -> Path:
@@ -119,7 +118,7 @@ class Distillation:
     def _step(self, step: int, order: BatchOrder) -> tuple[Tensor, float]:
         """Take one step; return the loss before it and its learning rate."""
         config = self.config
-        x, y = training_batch(self.images, order, step, self.inputs, PAD[self.images.flip], self.device)
+        x, y = training_batch(self.images, order, step, self.inputs, CROP_PADDING[self.images.flip][1], self.device)
         seed_layers(config.seed, step)
         rate = cosine_rate(step, config.steps, config.lr, config.warmup)
         loss = Loss(config.ce_weight, config.distill_weight, config.temperature)

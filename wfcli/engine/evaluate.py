@@ -122,11 +122,11 @@ def _check_options(config: EvaluateConfig) -> None:
     if not config.checkpoints and not config.teachers:
         problems.append("nothing to compare: neither checkpoints nor teachers")
     if config.batch_size < 1:
-        problems.append(f"batch size: got {config.batch_size}, expected at least 1")
+        problems.append(f"--batch-size: got {config.batch_size}, expected at least 1")
     if config.calibration_images < 0:
-        problems.append(f"calibration images: got {config.calibration_images}, expected at least 0")
+        problems.append(f"--calibration-images: got {config.calibration_images}, expected at least 0")
     if problems:
-        raise WfError(*problems)
+        raise WfError(*problems, hint="see wfcli eval --help")
 
 
 def _open(config: EvaluateConfig, problems: Problems) -> tuple[Teachers | None, list[Student], list[Head]]:

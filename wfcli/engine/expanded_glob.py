@@ -13,29 +13,52 @@ from wfcli.errors import CheckpointError
 def refuse_expanded_glob(checkpoints: Sequence[str], teachers: Sequence[str]) -> None:
     """Refuse ``eval student --teachers zoo/*.safetensors`` without quotes: all but one became checkpoints.
 
-    One teacher alone is an error in any case; this one says what happened. The signs: beside the only teacher lie
-    checkpoints whose names differ from its own by numbers, or several, or one that is in the same zoo.
+    The signs: beside a teacher that is a file, and the only one of its folder, lie checkpoints whose names differ from
+    its own by numbers, or that are in the same zoo. Where it is the only teacher of all, which is an error in any case,
+    several checkpoints beside it are a sign too. Where there are more, the checkpoints must follow it in the folder
+    without a gap, as in a glob, and be two at least or beside every teacher: nets of one zoo may be compared.
 
     Raises:
-        CheckpointError: it looks like that.
+        CheckpointError: it looks like that; all those globs.
     """
-    if len(teachers) != 1 or not Path(teachers[0]).is_file():
+    files = [path for path in map(Path, teachers) if path.is_file()]
+    given = [path for path in map(Path, checkpoints) if path.is_file()]
+    folders = [path.resolve().parent for path in files]
+    alone = [path for path, folder in zip(files, folders, strict=True) if folders.count(folder) == 1]
+    found = {teacher: beside for teacher in alone if (beside := _expanded(teacher, given, len(teachers) == 1))}
+    if len(found) < len(teachers):
+        found = {teacher: beside for teacher, beside in found.items() if len(beside) > 1}
+    if not found:
         return
-    teacher = Path(teachers[0])
+    problems = []
+    for teacher, beside in found.items():
+        names = beside[0].name + (f" and {len(beside) - 1} more" if len(beside) > 1 else "")
+        got = (
+            f"expected at least 2 teachers, got only {teacher.name}" if len(teachers) == 1 else f"{teacher}: a teacher"
+        )
+        problems.append(
+            f"{got}; {names} beside it came as checkpoints: it looks as if the shell had expanded the glob after "
+            "--teachers"
+        )
+    globs = " ".join(dict.fromkeys(f"--teachers '{teacher.parent}/*{teacher.suffix}'" for teacher in found))
+    raise CheckpointError(*problems, hint=f"quote the glob, {globs}, or repeat --teachers before every file")
+
+
+def _expanded(teacher: Path, checkpoints: Sequence[Path], only: bool) -> list[Path]:
+    """Return the checkpoints that look as if they came from the same glob as `teacher`; nothing where none do."""
     folder = teacher.resolve().parent
-    files = [path for path in map(Path, checkpoints) if path.is_file()]
-    beside = [path for path in files if path.resolve().parent == folder and path.name != teacher.name]
-    relatives = [path for path in beside if _without_numbers(path) == _without_numbers(teacher)]
-    relatives += [path for path in beside if {path.name, teacher.name} <= _names_in_zoo(folder)]
-    if not relatives and len(beside) < 2:
-        return
-    first = (relatives or beside)[0]
-    names = first.name + (f" and {len(beside) - 1} more" if len(beside) > 1 else "")
-    raise CheckpointError(
-        f"expected at least 2 teachers, got only {teacher.name}; {names} beside it came as checkpoints: "
-        "it looks as if the shell had expanded the glob after --teachers",
-        hint=f"quote the glob, --teachers '{teacher.parent}/*{teacher.suffix}', or repeat --teachers before every file",
-    )
+    beside = [path for path in checkpoints if path.resolve().parent == folder and path.name != teacher.name]
+    zoo = _names_in_zoo(folder)
+
+    def is_relative(path: Path) -> bool:
+        return _without_numbers(path) == _without_numbers(teacher) or {path.name, teacher.name} <= zoo
+
+    relatives = [path for path in beside if is_relative(path)]
+    if only:
+        others = [path for path in beside if path not in relatives]
+        return relatives + others if relatives or len(others) > 1 else []
+    following = sorted(path.name for path in folder.iterdir() if is_relative(path) and path.name > teacher.name)
+    return relatives if {path.name for path in relatives} == set(following[: len(relatives)]) else []
 
 
 def _without_numbers(path: Path) -> str:

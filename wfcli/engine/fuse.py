@@ -23,7 +23,7 @@ from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.provenance import data_record, known_classes, made_by
 from wfcli.engine.student import DTYPES, average, calibrate, cast, generate, join, output_specs
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
-from wfcli.errors import GeneratorError, Problems, WfError
+from wfcli.errors import DataError, GeneratorError, Problems, WfError
 
 if TYPE_CHECKING:
     from wfcli.core.data import DataSpec
@@ -43,6 +43,7 @@ class FuseConfig:
     data: DataSpec | None = None  # to calibrate BatchNorm and to compare
     split: str = "test"
     calibration_images: int = 4096
+    batch_size: int = 500  # of the comparison
     seed: int = 0
     device: str = "auto"
     dtype: str = "keep"  # or float32, bfloat16, float16
@@ -138,9 +139,11 @@ def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None]:
         from wfcli.engine.classes import check_data, head_of
 
         heads = [head_of(checkpoint, teachers.num_classes) for checkpoint in teachers.checkpoints] if teachers else []
-        splits = [config.split, "train"] if teachers and _needs_images(config, teachers) else [config.split]
         with problems:
-            check_data(config.data, splits, heads, hooks)
+            check_data(config.data, [config.split], heads, hooks)
+        if teachers and _needs_images(config, teachers):
+            with problems:
+                _check_training_split(config.data)
     problems.raise_all()
     assert teachers is not None
     return teachers, loaded
@@ -158,6 +161,19 @@ def _check_options(config: FuseConfig) -> None:
     if config.method != "weightformer" and config.generator is not None:
         raise GeneratorError(
             f"--generator goes with --method weightformer, got --method {config.method}", hint="leave one of them out"
+        )
+    if config.batch_size < 1:
+        raise WfError(f"--batch-size: got {config.batch_size}, expected at least 1", hint="see wfcli fuse --help")
+
+
+def _check_training_split(data: DataSpec) -> None:
+    from wfcli.core.data import available_splits
+
+    splits = available_splits(data)
+    if "train" not in splits:
+        raise DataError(
+            f"data {data.source}: no training split to calibrate BatchNorm with; it has {', '.join(splits)}",
+            hint="give data with a training split, or leave the calibration out: --calibration-images 0",
         )
 
 
@@ -211,6 +227,7 @@ def _compare(config: FuseConfig, teachers: Teachers, hooks: Hooks) -> Comparison
         architecture=config.architecture,
         data=config.data,
         split=config.split,
+        batch_size=config.batch_size,
         calibration_images=config.calibration_images,
         seed=config.seed,
         device=config.device,

@@ -30,6 +30,7 @@ GRADIENT_NORM = 1.0
 WARMUP = 0.05
 PRIOR_RATE = 0.05  # of the learning rate: the prior is in the unit of weights
 VALIDATIONS = 10  # per run
+PIXELS_AT_ONCE = 2000 * 32 * 32  # of images that are validated on
 LOG = "training.jsonl"
 RESUME = "resume.pt"
 
@@ -60,7 +61,7 @@ class GeneratorRun:
         self.digests = [ground.digests for ground in grounds]
         self.trained = [ground for ground in grounds if ground.teachers]
         self.checked = [ground for ground in grounds if ground.held_out]
-        self.soups = [_accuracies(g, [soup_subset(g, index) for index in self._subsets(g)]) for g in self.checked]
+        self.soups = [self._accuracies(g, [soup_subset(g, index) for index in self._subsets(g)]) for g in self.checked]
 
     @property
     def best(self) -> dict[str, float]:
@@ -140,7 +141,7 @@ class GeneratorRun:
         rows = []
         for ground, soup in zip(self.checked, self.soups, strict=True):
             students = [generate_subset(self.generator, ground, index) for index in self._subsets(ground)]
-            rows.append({**_accuracies(ground, students), **{f"soup_{key}": value for key, value in soup.items()}})
+            rows.append({**self._accuracies(ground, students), **{f"soup_{key}": value for key, value in soup.items()}})
         mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         gain = (mean["calibrated"] - mean["soup_calibrated"] + mean["data_free"] - mean["soup_data_free"]) / 2
         self.history.append({"step": self.step, **figures, "gain": gain, **mean})
@@ -148,6 +149,11 @@ class GeneratorRun:
             self.best_state = _copy(self.generator)
         self.generator.train()
         return self.history[-1]
+
+    def _accuracies(self, ground: Ground, students: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+        # Small images all at once. Large ones as many as in a step, which takes more memory, and BatchNorm then has the
+        # statistics it is trained with.
+        return _accuracies(ground, students, max(self.config.batch_size, PIXELS_AT_ONCE // ground.settings.size**2))
 
     def _subsets(self, ground: Ground) -> list[Tensor]:
         """Return the fixed validation subsets of a ground: three of the held-out teachers, and up to eight of them."""
@@ -182,15 +188,20 @@ class GeneratorRun:
 
 
 @torch.no_grad()
-def _accuracies(ground: Ground, students: Sequence[dict[str, Tensor]]) -> dict[str, float]:
-    """Return the mean top-1 of students on the validation images, as if calibrated and data-free."""
+def _accuracies(ground: Ground, students: Sequence[dict[str, Tensor]], at_once: int) -> dict[str, float]:
+    """Return the mean top-1 of students on the validation images, as if calibrated and data-free.
+
+    The images are divided into parts of `at_once` at most, all of one size but for an image: none lacks statistics.
+    """
     pool = ground.validation
+    everyone = torch.arange(len(pool.labels), device=pool.labels.device)
+    parts = everyone.tensor_split(-(-len(everyone) // at_once))
     found = {}
     for key, batch_statistics in (("calibrated", True), ("data_free", False)):
-        right = [
-            (student_logits(ground, student, pool.pixels, batch_statistics).argmax(1) == pool.labels).float().mean()
-            for student in students
-        ]
+        right = []
+        for student in students:
+            logits = [student_logits(ground, student, pool.pixels[part], batch_statistics) for part in parts]
+            right.append((torch.cat(logits).argmax(1) == pool.labels).float().mean())
         found[key] = float(torch.stack(right).mean())
     return found
 

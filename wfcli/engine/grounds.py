@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from wfcli.core.architectures import InputConfig, Layout, build_model, head_keys, input_config, match_layout
 from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.curriculum import Ground, Pool, read_layers
-from wfcli.core.data import augment, load_images, to_input
+from wfcli.core.data import load_images, to_input
 from wfcli.core.devices import training_autocast
-from wfcli.core.images import crop_padding
 from wfcli.core.plan import plan_layers
 from wfcli.core.selection import parse_selection
 from wfcli.core.training import seed_for
+from wfcli.core.views import Views, make_views
 from wfcli.core.zoo import FILE, Zoo, read_zoo
 from wfcli.engine.classes import check_data, head_of
 from wfcli.engine.finite import Finite, raise_nonfinite
@@ -30,6 +30,9 @@ from wfcli.errors import CheckpointError, DataError, GeneratorError, Problems, S
 
 VIEWS = 4  # augmented copies of the generator's images; every teacher answers each of them once
 VALIDATION_IMAGES = 2000
+# How many images the teachers answer at a time: a thousand small ones, fewer large ones.
+PIXELS_AT_ONCE = 1000 * 32 * 32
+LEAST_AT_ONCE = 64
 HoldOut = Literal["zoo", "teachers", "nothing"]
 
 
@@ -91,7 +94,7 @@ def _open_zoo(folder: Path, chosen: str | None, held: HoldOut, hooks: Hooks) -> 
     heads = [head_of(file.checkpoint, layout.num_classes) for file, layout in files]
     with problems:
         try:
-            check_data(zoo.data, (zoo.roles["generator"], zoo.roles["validation"]), heads, hooks)
+            check_data(zoo.data, ("generator", "validation"), heads, hooks)
         except DataError as error:  # the user named the zoo, not its data
             raise DataError(*(f"{folder}: {problem}" for problem in error.problems), hint=error.hint) from error
     problems.raise_all()
@@ -130,13 +133,10 @@ def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
     settings = input_config(zoo.architecture)
     layers, constants = read_layers(plan, states, device)
     draw = torch.Generator().manual_seed(seed_for(seed, 1))
-    images = load_images(zoo.data, zoo.roles["generator"], settings.size)
-    pixels = images.pixels[torch.arange(len(images))]
-    views = [augment(pixels, draw, images.flip, crop_padding(pixels)) for _ in range(VIEWS)]
-    checking = load_images(zoo.data, zoo.roles["validation"], settings.size, limit=VALIDATION_IMAGES)
+    images = load_images(zoo.data, "generator", settings.size)
+    checking = load_images(zoo.data, "validation", settings.size, limit=VALIDATION_IMAGES)
 
-    def pool(pixels: Tensor, labels: Tensor) -> Pool:
-        pixels = pixels.to(device)
+    def pool(pixels: Tensor | Views, labels: Tensor) -> Pool:
         return Pool(pixels, labels.to(device), _answers(model, states, pixels, settings))
 
     return Ground(
@@ -145,8 +145,8 @@ def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
         layers=layers,
         constants=constants,
         settings=settings,
-        train=pool(torch.cat(views), images.labels.repeat(VIEWS)),
-        validation=pool(checking.pixels[torch.arange(len(checking))], checking.labels),
+        train=pool(make_views(images, VIEWS, draw, device), images.labels.repeat(VIEWS)),
+        validation=pool(checking.pixels[torch.arange(len(checking))].to(device), checking.labels),
         teachers=opened.teachers,
         held_out=opened.held_out,
         digests=tuple(teacher.sha256 for teacher in zoo.teachers),
@@ -170,17 +170,18 @@ def _read_states(opened: OpenZoo, device: torch.device) -> list[dict[str, Tensor
 
 
 @torch.no_grad()
-def _answers(model: nn.Module, states: Sequence[Mapping[str, Tensor]], pixels: Tensor, settings: InputConfig) -> Tensor:
+def _answers(
+    model: nn.Module, states: Sequence[Mapping[str, Tensor]], pixels: Tensor | Views, settings: InputConfig
+) -> Tensor:
     """Return the log-probabilities of K teachers on uint8 images [P, 3, H, W]: [K, P, C]."""
-    answers = []
-    for state in states:
-        model.load_state_dict(dict(state))
-        model.eval()
-        parts = []
-        for start in range(0, len(pixels), 1000):
-            x = to_input(pixels[start : start + 1000], settings)
+    at_once = max(LEAST_AT_ONCE, PIXELS_AT_ONCE // settings.size**2)
+    answers: list[list[Tensor]] = [[] for _ in states]
+    for part in torch.split(torch.arange(len(pixels)), at_once):
+        x = to_input(pixels[part], settings)  # once for all teachers: it may have to be decoded
+        for state, said in zip(states, answers, strict=True):
+            model.load_state_dict(dict(state))
+            model.eval()
             with training_autocast(x.device, model):
                 logits = model(x)
-            parts.append(logits.float().log_softmax(1))
-        answers.append(torch.cat(parts))
-    return torch.stack(answers)
+            said.append(logits.float().log_softmax(1))
+    return torch.stack([torch.cat(said) for said in answers])

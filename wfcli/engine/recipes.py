@@ -10,7 +10,7 @@ from torch import nn
 
 from wfcli.core.architectures import InputConfig
 from wfcli.core.devices import training_autocast
-from wfcli.core.images import Images
+from wfcli.core.images import CROP_PADDING, Images
 from wfcli.core.training import (
     BatchOrder,
     Loss,
@@ -52,12 +52,11 @@ def draw_recipe(
 ) -> Recipe:
     """Draw the recipe of teacher `index` round the usual `lr` and `epochs`.
 
-    With `same` only the order of the batches differs from teacher to teacher. Images that may not be flipped
-    are small symbols (digits): they are shifted by less.
+    With `same` only the order of the batches differs from teacher to teacher.
     """
     decays = WEIGHT_DECAYS[optimiser]
     order_seed = seed_for(seed, 10, index)
-    pads = (2, 4) if flip else (1, 2)
+    pads = CROP_PADDING[flip]
     if same:
         return Recipe(lr, decays[1], epochs, 0.0, pads[1], order_seed, optimiser)
     draw = np.random.default_rng([seed, 11, index])

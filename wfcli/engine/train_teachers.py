@@ -21,7 +21,7 @@ from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.shares import SHARE_KINDS, Cap, class_counts, share_images
 from wfcli.core.sources import resolve_source
 from wfcli.core.training import Optimiser, usual_optimiser
-from wfcli.core.zoo import FILE, ROLES, Zoo, ZooTeacher, zoo_to_json
+from wfcli.core.zoo import FILE, Zoo, ZooTeacher, zoo_to_json
 from wfcli.engine.classes import check_data
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
@@ -111,11 +111,11 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
         for path in _paths(config):
             check_not_overwritten(path, [base] if base else [])
     with problems:
-        check_data(config.data, (ROLES["teachers"], ROLES["validation"]), (), hooks)
+        check_data(config.data, ("teachers", "validation"), (), hooks)
     problems.raise_all()
     size = input_config(config.architecture).size
-    images = load_images(config.data, ROLES["teachers"], size)
-    validation = load_images(config.data, ROLES["validation"], size)
+    images = load_images(config.data, "teachers", size)
+    validation = load_images(config.data, "validation", size)
     labels = images.labels.tolist()
     shares = share_images(
         config.shares,
@@ -142,13 +142,21 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
                 images=images if share is None else images.subset(torch.tensor(share)),
                 validation=validation,
                 start=start,
-                seed=config.seed + index,
+                seed=_start_seed(config.seed, index),
                 provenance=_provenance(config, index, recipe, share, base, images.class_names),
             )
         )
     counts = tuple(class_counts(labels, share, len(images.class_names)) for share in shares)
     named = None if base is None else {"name": base.name, "sha256": base.digest()}
     return ZooPlan(config, tuple(jobs), tuple(shares), counts, named)
+
+
+def _start_seed(seed: int, index: int) -> int:
+    """Return the seed of a teacher's random start, one that no teacher of a zoo with another seed has.
+
+    With seed 0 it is the number of the teacher: results from before a zoo had starts of its own stay what they were.
+    """
+    return ((seed << 16) + index) % 2**64  # as wide as torch takes
 
 
 def write_zoo(plan: ZooPlan, made: Sequence[tuple[str, float]], seconds: float) -> TrainTeachersResult:
@@ -161,7 +169,6 @@ def write_zoo(plan: ZooPlan, made: Sequence[tuple[str, float]], seconds: float) 
         class_names=plan.jobs[0].images.class_names,
         base=plan.base,
         shares=_shares(config),
-        roles=ROLES,
         teachers=tuple(
             ZooTeacher(job.path.name, digest, share, counts, asdict(job.recipe), top1, job.seed)
             for job, (digest, top1), share, counts in zip(plan.jobs, made, plan.shares, plan.class_counts, strict=True)
