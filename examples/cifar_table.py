@@ -75,9 +75,10 @@ def main() -> None:
     bench = open_bench(options, options.runs / zoo, held)
     generators = [load_generator(folder, folder.name)[0] for folder in sorted(options.runs.glob(f"{preset}-*"))]
     tables: dict[str, dict[str, list[float]]] = {}
+    rates: dict[str, float] = {}
     for count in options.counts:
         title = f"{options.knowledge} data, K = {count}"
-        tables[title] = table(bench, generators, count, options)
+        tables[title] = table(bench, generators, count, options, rates)
         print(markdown(title, tables[title]), flush=True)
     result = {
         **made_by("cifar_table", bench.zoo.architecture, 0),
@@ -244,15 +245,17 @@ def greedy_soup(bench: Bench, index: Sequence[int]) -> State:
 
 
 def table(
-    bench: Bench, generators: Sequence[WeightFormer], count: int, options: argparse.Namespace
+    bench: Bench, generators: Sequence[WeightFormer], count: int, options: argparse.Namespace, rates: dict[str, float]
 ) -> dict[str, list[float]]:
-    """Return top-1 (0..1) of every row, one number a subset (and generator seed)."""
+    """Return top-1 (0..1) of every row, one number a subset (and generator seed).
+
+    `rates` holds the rate of distillation for each start; those that are missing are chosen on the first subset.
+    """
     rows: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
         rows.setdefault(name, []).append(value)
 
-    rates: dict[str, float] = {}
     draw = random.Random(count)
     labels = bench.test.labels
     torch.manual_seed(0)

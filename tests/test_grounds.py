@@ -15,10 +15,12 @@ from wfcli.core.curriculum import Ground, soup_subset
 from wfcli.core.data import load_images
 from wfcli.core.generator import WeightFormer, WeightFormerConfig
 from wfcli.core.views import Views
+from wfcli.core.zoo import read_zoo
 from wfcli.engine import generator_run
 from wfcli.engine.generator_run import GeneratorRun, _accuracies
-from wfcli.engine.grounds import VIEWS, hold_out, open_zoos, read_ground
+from wfcli.engine.grounds import VIEWS, _roles, hold_out, open_zoos, read_ground
 from wfcli.engine.hooks import Silent
+from wfcli.engine.team import Team
 from wfcli.engine.train_generator import TrainGeneratorConfig
 from wfcli.errors import Problems
 
@@ -37,10 +39,20 @@ def test_which_zoos_are_held_out(zoos: int, whole: list[int]) -> None:
         assert set(held) == {"zoo", "nothing"}
 
 
+def test_the_good_and_the_poor_are_held_out(digits_zoo: Path) -> None:
+    zoo = read_zoo(digits_zoo)
+    quality = (0.9, 0.5, 0.8, 0.6, 0.95, 0.55, 0.7, 0.85, 0.65, 0.75)
+    teachers = tuple(replace(zoo.teachers[0], top1=top1) for top1 in quality)
+    trained, held = _roles(replace(zoo, teachers=teachers), "teachers")
+    assert sorted(quality[number] for number in held) == [0.55, 0.75, 0.9]
+    assert sorted(trained + held) == list(range(10))
+
+
 def test_teachers_train_or_validate_never_both(digits_zoo: Path, tmp_path: Path) -> None:
     problems = Problems()
     (one,) = open_zoos([digits_zoo], None, problems, Silent())
-    assert (one.teachers, one.held_out) == ((0, 1, 2), (3, 4))
+    assert len(one.held_out) == 2
+    assert sorted(one.teachers + one.held_out) == [0, 1, 2, 3, 4]
     zoos = [shutil.copytree(digits_zoo, tmp_path / str(number)) for number in range(4)]
     found = open_zoos(zoos, "4,0-1", problems, Silent())
     assert [(entry.teachers, entry.held_out) for entry in found] == [((0, 1, 2), ())] * 3 + [((), (0, 1, 2))]
@@ -105,9 +117,9 @@ def test_large_images_are_validated_as_many_at_a_time_as_in_a_step(
     ground = read_ground(opened, 0, CPU)
     monkeypatch.setattr(generator_run, "student_logits", logits)
     config = TrainGeneratorConfig((digits_zoo,), tmp_path, batch_size=100)
-    GeneratorRun(config, WeightFormer(WeightFormerConfig()), [ground], CPU, Silent())
+    GeneratorRun(config, WeightFormer(WeightFormerConfig()), [ground], Team(CPU), Silent())
     assert set(seen) == {360}
     seen.clear()
     large = replace(ground, settings=replace(ground.settings, size=224))
-    GeneratorRun(config, WeightFormer(WeightFormerConfig()), [large], CPU, Silent())
+    GeneratorRun(config, WeightFormer(WeightFormerConfig()), [large], Team(CPU), Silent())
     assert set(seen) == {90}

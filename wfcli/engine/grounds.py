@@ -29,7 +29,8 @@ from wfcli.engine.hooks import Hooks
 from wfcli.errors import CheckpointError, DataError, GeneratorError, Problems, SourceError
 
 VIEWS = 4  # augmented copies of the generator's images; every teacher answers each of them once
-VALIDATION_IMAGES = 2000
+VALIDATION_IMAGES = 5000
+HELD_OUT_SHARE = 0.3  # of the teachers of a zoo that is not held out whole
 # How many images the teachers answer at a time: a thousand small ones, fewer large ones.
 PIXELS_AT_ONCE = 1000 * 32 * 32
 LEAST_AT_ONCE = 64
@@ -102,9 +103,13 @@ def _open_zoo(folder: Path, chosen: str | None, held: HoldOut, hooks: Hooks) -> 
 
 
 def _roles(zoo: Zoo, held: HoldOut) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return which teachers to train on and which to validate on, two of them at least wherever there are any."""
+    """Return which teachers to train on and which to validate on, two of them at least wherever there are any.
+
+    Those to validate on are spread over the good and the poor ones: on the two best of a zoo, say, no generator would
+    gain anything, and the untrained one would be taken for the best.
+    """
     count = len(zoo.teachers)
-    spare = max(2, count // 5) if held == "teachers" else 0
+    spare = max(2, round(HELD_OUT_SHARE * count)) if held == "teachers" else 0
     if count < 2 + spare:
         expected = "at least 4: two to train on, two to validate on" if spare else "at least 2"
         raise GeneratorError(
@@ -116,7 +121,9 @@ def _roles(zoo: Zoo, held: HoldOut) -> tuple[tuple[int, ...], tuple[int, ...]]:
     everyone = tuple(range(count))
     if held == "zoo":
         return (), everyone
-    return everyone[: count - spare], everyone[count - spare :]
+    ranked = sorted(everyone, key=lambda number: zoo.teachers[number].top1)
+    spread = {ranked[int((place + 0.5) * count / spare)] for place in range(spare)}
+    return tuple(n for n in everyone if n not in spread), tuple(sorted(spread))
 
 
 def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
