@@ -91,7 +91,7 @@ def test_what_it_writes(trained: TrainGeneratorResult, digits_zoo: Path) -> None
     assert sorted(path.name for path in trained.folder.iterdir()) == FILES
     log = [json.loads(line) for line in (trained.folder / "training.jsonl").read_text().splitlines()]
     assert tuple(log) == trained.history
-    assert [row["step"] for row in log] == [*range(0, 21, 2)]
+    assert [row["step"] for row in log] == [*range(0, 31, 3)]
     card = (trained.folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: wfcli\n")
     assert "license" not in card  # that is for whoever trained it to say
