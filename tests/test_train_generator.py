@@ -95,7 +95,7 @@ def test_what_it_writes(trained: TrainGeneratorResult, digits_zoo: Path) -> None
     card = (trained.folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: wfcli\n")
     assert "license" not in card  # that is for whoever trained it to say
-    assert "20 steps of 64 images" in card
+    assert "30 steps of 64 images" in card
     assert f"step {trained.best_step}." in card
     assert "- zoo: 5 x vgg11_bn_cifar(width=0.125), 10 classes, split data, disjoint" in card
     generator, digest = load_generator(trained.folder, "mine")
