@@ -85,6 +85,10 @@ train-generator
   --zoo required repeat
   -o --output required
   --preset = universal (universal weightformer specialised)
+  --attention
+  --mask --no-mask
+  --flow --no-flow switch
+  --shift-weight
   --zoo-teachers
   --max-teachers = 8
   --steps = 1000

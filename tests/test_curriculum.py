@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -16,6 +17,7 @@ from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.curriculum import (
     Ground,
     Pool,
+    agreement,
     distillation_loss,
     generate_subset,
     read_layers,
@@ -166,3 +168,12 @@ def test_the_distillation_loss_by_hand() -> None:
     wanted = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
     divergence = (wanted.exp() * (wanted - log_student)).sum(1).mean()
     torch.testing.assert_close(distillation_loss(logits, wanted, labels, ce_weight=0.0), divergence)
+
+
+def test_students_agree_with_themselves_and_less_with_others() -> None:
+    torch.manual_seed(0)
+    logits, others = torch.randn(2, 5, 4)
+    assert agreement(logits, logits + 3) == pytest.approx(0, abs=1e-6)  # softmax does not see a common shift
+    assert 0 < agreement(logits, others) == pytest.approx(float(agreement(others, logits)), rel=1e-5)
+    one, other = torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]])
+    assert agreement(one, other) == pytest.approx(math.log(2), rel=1e-4)  # the most there can be

@@ -67,9 +67,16 @@ def run(generator: WeightFormer, plan: LayerPlan, states: list[dict[str, Tensor]
         return dict(generator.generate(plan, states))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"preset": "weightformer", "raw_widths": (27, 72, 6)}], ids=["universal", "weightformer"]
+# Settings that keep to mixing: what holds for one holds for all.
+MIXING = pytest.mark.parametrize(
+    "options",
+    [{}, {"attention": "full"}, {"attention": "full", "mask": True}, {"flow": False}],
+    ids=["cross", "full", "masked", "no flow"],
 )
+PAPER = {"preset": "weightformer", "raw_widths": (27, 72, 6), "attention": "full", "mask": True}
+
+
+@pytest.mark.parametrize("options", [{}, {"flow": False}, PAPER], ids=["universal", "no flow", "weightformer"])
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_an_untrained_generator_gives_the_soup(plan: LayerPlan, count: int, options: dict[str, object]) -> None:
     states = fine_tunes(count)
@@ -88,23 +95,28 @@ def test_a_trained_generator_does_not_give_the_soup(plan: LayerPlan) -> None:
     assert {"conv1.weight", "bn1.weight", "bn1.running_var", "head.weight", "head.bias"} <= set(moved)
 
 
+@pytest.mark.parametrize("options", [{}, {"flow": False}, PAPER], ids=["universal", "no flow", "weightformer"])
 @pytest.mark.parametrize("count", [2, 5])
-def test_the_order_of_the_teachers_does_not_matter(plan: LayerPlan, count: int) -> None:
+def test_the_order_of_the_teachers_does_not_matter(plan: LayerPlan, count: int, options: dict[str, object]) -> None:
     states = fine_tunes(count)
-    generator = trained()
+    generator = trained(**options)  # type: ignore[arg-type]
     one, other = run(generator, plan, states), run(generator, plan, states[::-1])
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-5)
 
 
-def test_copies_of_one_teacher_give_it_back(plan: LayerPlan) -> None:
+@MIXING
+def test_copies_of_one_teacher_give_it_back(plan: LayerPlan, options: dict[str, object]) -> None:
     (state,) = fine_tunes(1)
-    student = run(trained(), plan, [state, dict(state), dict(state)])
+    student = run(trained(**options), plan, [state, dict(state), dict(state)])  # type: ignore[arg-type]
     for name in state:
         torch.testing.assert_close(student[name], state[name], rtol=1e-5, atol=1e-6)
 
 
-def test_permuting_the_channels_of_all_teachers_permutes_the_student(plan: LayerPlan) -> None:
+@MIXING
+def test_permuting_the_channels_of_all_teachers_permutes_the_student(
+    plan: LayerPlan, options: dict[str, object]
+) -> None:
     states = fine_tunes(3)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
 
@@ -112,11 +124,37 @@ def test_permuting_the_channels_of_all_teachers_permutes_the_student(plan: Layer
         moved = {n: t[order] if n.startswith(("conv1.", "bn1.")) and t.dim() else t for n, t in state.items()}
         return {**moved, "conv2.weight": state["conv2.weight"][:, order]}
 
-    generator = trained()
+    generator = trained(**options)
     expected = permuted(run(generator, plan, states))
     found = run(generator, plan, [permuted(state) for state in states])
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_only_with_flow_does_a_layer_hear_of_the_one_before(plan: LayerPlan) -> None:
+    states = fine_tunes(3)
+    others = [{n: t * 1.5 if n == "conv1.weight" and number == 1 else t for n, t in state.items()}
+              for number, state in enumerate(states)]  # fmt: skip
+    for flow in (True, False):
+        generator = trained(flow=flow)
+        one, other = run(generator, plan, states), run(generator, plan, others)
+        assert torch.equal(one["conv2.weight"], other["conv2.weight"]) != flow
+        assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+
+
+def test_a_mask_that_is_open_alike_everywhere_changes_nothing(plan: LayerPlan) -> None:
+    states = fine_tunes(3)
+    masked = trained(attention="full", mask=True)
+    plain = WeightFormer(WeightFormerConfig(attention="full")).eval()
+    plain.load_state_dict({name: t for name, t in masked.state_dict().items() if ".mask." not in name})
+    moved = run(masked, plan, states)["conv1.weight"]
+    with torch.no_grad():
+        for block in masked.blocks:
+            block.mask.weight.zero_()
+            block.mask.bias.zero_()
+    expected = run(plain, plan, states)["conv1.weight"]
+    torch.testing.assert_close(run(masked, plan, states)["conv1.weight"], expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(moved, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_one_factor_on_a_layer_of_all_teachers_scales_the_student(plan: LayerPlan) -> None:

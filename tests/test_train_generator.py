@@ -378,6 +378,30 @@ def test_a_loss_that_explodes_is_an_error_with_a_hint(digits_zoo: Path, tmp_path
     assert not (tmp_path / "g" / "model.safetensors").exists()
 
 
+# The paper's mechanisms ----------------------------------------------------------------------------------------------
+
+
+def test_the_paper_s_preset_has_its_mechanisms_and_each_can_be_switched_off(digits_zoo: Path, tmp_path: Path) -> None:
+    paper = train_generator(options(digits_zoo, tmp_path / "paper", preset="weightformer", batch_size=16))
+    config = load_generator(paper.folder, "paper")[0].config
+    assert (config.attention, config.mask, config.flow) == ("full", True, True)
+    assert 27 in config.raw_widths
+    seen = {bytes_of(paper.folder)["model.safetensors"]}
+    for number, off in enumerate(({"attention": "cross"}, {"mask": False}, {"flow": False}, {"shift_weight": 0.0})):
+        other = options(digits_zoo, tmp_path / str(number), preset="weightformer", batch_size=16, **off)
+        seen.add(bytes_of(train_generator(other).folder)["model.safetensors"])
+    assert len(seen) == 5
+
+
+def test_a_mask_needs_the_full_attention(digits_zoo: Path, tmp_path: Path) -> None:
+    error = refuse(options(digits_zoo, tmp_path / "g", mask=True, attention="both", shift_weight=-1.0))
+    assert error.problems == (
+        "--attention: got both, expected one of cross, full",
+        "--mask: got True, expected the full attention for it",
+        "--shift-weight: got -1.0, expected at least 0",
+    )
+
+
 # Several processes ----------------------------------------------------------------------------------------------------
 
 

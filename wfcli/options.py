@@ -12,9 +12,11 @@ import typer
 
 DATA = "Data"
 TRAINING = "Training"
+GENERATOR = "Generator"
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["keep", "float32", "bfloat16", "float16"]
+Attention = Literal["cross", "full"]
 Preset = Literal["universal", "weightformer", "specialised"]
 Shares = Literal["same", "dirichlet", "disjoint"]
 Optimiser = Literal["sgd", "adamw"]
@@ -101,6 +103,40 @@ PresetOption = Annotated[
     Preset, typer.Option("--preset", metavar="P", help="Kind: universal, weightformer or specialised.")
 ]
 MaxTeachers = Annotated[int, typer.Option("--max-teachers", metavar="N", min=2, help="Most teachers in one step.")]
+AttentionOption = Annotated[
+    Attention | None,
+    typer.Option(
+        "--attention",
+        metavar="A",
+        help="Among channels: cross (through cross tokens) or full. [dim]\\[default: of the preset][/]",
+        rich_help_panel=GENERATOR,
+        show_default=False,
+    ),
+]
+MaskOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--mask/--no-mask",
+        help="A learned mask of the full attention. [dim]\\[default: of the preset][/]",
+        rich_help_panel=GENERATOR,
+        show_default=False,
+    ),
+]
+FlowOption = Annotated[
+    bool,
+    typer.Option("--flow/--no-flow", help="Information flows from layer to layer.", rich_help_panel=GENERATOR),
+]
+ShiftWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--shift-weight",
+        metavar="X",
+        min=0,
+        help="Weight of shift consistency in the loss. [dim]\\[default: of the preset][/]",
+        rich_help_panel=GENERATOR,
+        show_default=False,
+    ),
+]
 AccumulateOption = Annotated[
     int | None,
     typer.Option(

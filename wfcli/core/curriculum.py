@@ -5,6 +5,7 @@ K teachers of the zoo, T of them in a subset, P images of the pool, B images of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -145,3 +146,11 @@ def distillation_loss(logits: Tensor, wanted: Tensor, labels: Tensor, ce_weight:
     """KL(teachers' mean probabilities || student) + ce_weight * cross entropy; `wanted` is their log [B, C]."""
     divergence = functional.kl_div(functional.log_softmax(logits, 1), wanted, reduction="batchmean", log_target=True)
     return divergence + ce_weight * functional.cross_entropy(logits, labels)
+
+
+def agreement(logits: Tensor, others: Tensor) -> Tensor:
+    """Return the Jensen-Shannon divergence of two students' answers [B, C], mean over the images; 0: they agree."""
+    a, b = functional.log_softmax(logits, 1), functional.log_softmax(others, 1)
+    middle = torch.logaddexp(a, b) - math.log(2)
+    apart = [functional.kl_div(middle, x, reduction="batchmean", log_target=True) for x in (a, b)]
+    return (apart[0] + apart[1]) / 2

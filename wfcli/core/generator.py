@@ -19,6 +19,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wfcli.core.blocks import Attention, Block
 from wfcli.core.methods import soup_tensor
 from wfcli.core.pieces import row_ranges
 from wfcli.core.plan import LayerPlan, LayerSpec
@@ -34,7 +35,24 @@ from wfcli.core.tokens import (
 )
 
 FORMAT = 1  # of the generator's files; raised when an older wfcli could not read them
-PRESETS = ("universal", "weightformer", "specialised")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a kind of generator is made of, and how it is trained."""
+
+    attention: Attention = "cross"  # among the channels
+    mask: bool = False  # learned, of the full attention
+    raw_rows: bool = False  # weight embedder dict, and the residual
+    prior: bool = False  # belongs to one base and dataset
+    shift_weight: float = 0.0  # of shift consistency, in the loss
+
+
+PRESETS = {
+    "universal": Preset(),  # one small generator for any architecture and any number of classes
+    "weightformer": Preset(attention="full", mask=True, raw_rows=True, shift_weight=0.1),  # the paper's
+    "specialised": Preset(prior=True),
+}
 
 
 LOG_SCALE = 0.9  # a channel is scaled by 0.4 to 2.5 at most
@@ -62,6 +80,9 @@ class WeightFormerConfig:
     cross_tokens: int = 4  # M
     blocks: int = 2
     heads: int = 4
+    attention: Attention = "cross"  # among the channels
+    mask: bool = False  # learned, of the full attention
+    flow: bool = True  # cross tokens and column logits travel from layer to layer
     raw_widths: tuple[
         int, ...
     ] = ()  # token widths F with a raw-row embedder and residual decoder; empty: statistics alone
@@ -81,48 +102,6 @@ class CrossState:
     columns: dict[str, Tensor] = field(default_factory=dict)  # spec name -> column logits of its channels [T, N]
 
 
-class Block(nn.Module):
-    """Attention across the teachers at one channel, among the channels through the cross tokens, then an MLP."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_teachers, self.norm_channels, self.norm_mlp = (nn.LayerNorm(width) for _ in range(3))
-        self.across_teachers = nn.Linear(width, 3 * width)
-        self.project_teachers = nn.Linear(width, width)
-        self.gather = nn.Linear(width, 3 * width)
-        self.project_gathered = nn.Linear(width, width)
-        self.spread = nn.Linear(width, 3 * width)
-        self.project_spread = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(self, x: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
-        """Map tokens [T, N, D] and cross tokens [T, M, D] to new ones."""
-        channels = x.shape[1]
-        z = torch.cat([x, cross], dim=1)  # [T, N + M, D]
-        q, k, v = (
-            self.across_teachers(self.norm_teachers(z)).transpose(0, 1).chunk(3, dim=-1)
-        )  # a set: no teacher index
-        z = z + self.project_teachers(self._attend(q, k, v)).transpose(0, 1)
-        x, cross = z[:, :channels], z[:, channels:]
-        x_normed, cross_normed = self.norm_channels(x), self.norm_channels(cross)
-        _, k, v = self.gather(x_normed).chunk(3, dim=-1)
-        q = self.gather(cross_normed).chunk(3, dim=-1)[0]
-        cross = cross + self.project_gathered(self._attend(q, k, v))
-        _, k, v = self.spread(self.norm_channels(cross)).chunk(3, dim=-1)
-        q = self.spread(x_normed).chunk(3, dim=-1)[0]
-        x = x + self.project_spread(self._attend(q, k, v))
-        z = torch.cat([x, cross], dim=1)
-        z = z + self.mlp(self.norm_mlp(z))
-        return z[:, :channels], z[:, channels:]
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (t.reshape(*t.shape[:-1], self.heads, -1).transpose(1, 2) for t in (q, k, v))
-        return (
-            functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        )  # from [batch, heads, length, D / heads]
-
-
 class WeightFormer(
     nn.Module,
     PyTorchModelHubMixin,
@@ -139,7 +118,9 @@ class WeightFormer(
         width = config.width
         self.embed = nn.Sequential(nn.Linear(NUM_STATISTICS, width), nn.GELU(), nn.Linear(width, width))
         self.cross = nn.Parameter(torch.randn(config.cross_tokens, width) * 0.02)
-        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.attention, config.mask) for _ in range(config.blocks)
+        )
         self.final_norm = nn.LayerNorm(width)
         # Per token: row logit of the weight, of the affines; column logit for the next layer.
         # Zero: all teachers weigh alike.
@@ -176,6 +157,8 @@ class WeightFormer(
         if raw is not None and rows is not None:
             row_scale = rows.square().mean().sqrt() + 1e-12
             x = x + self.embed_rows[raw](rows / row_scale)
+        if not self.config.flow:
+            state = self.start(len(state.tokens))
         for block in self.blocks:
             x, state.tokens = block(x, state.tokens)
         x = self.final_norm(x)

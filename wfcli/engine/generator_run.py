@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wfcli.core.curriculum import Ground, distillation_loss, generate_subset, soup_subset, student_logits
-from wfcli.core.generator import WeightFormer
+from wfcli.core.curriculum import Ground, agreement, distillation_loss, generate_subset, soup_subset, student_logits
+from wfcli.core.generator import PRESETS, WeightFormer
 from wfcli.core.runs import RunLog, load_run, refuse_forgotten, save_run
 from wfcli.core.training import cosine_rate, seed_for
 from wfcli.engine.hooks import Hooks
@@ -49,6 +49,8 @@ class GeneratorRun:
         self.config, self.generator, self.team, self.hooks = config, generator, team, hooks
         self.device = team.device
         self.pairs = config.accumulate or team.size  # of teachers and images, in each step, of all processes
+        given = config.shift_weight
+        self.shift_weight = PRESETS[config.preset].shift_weight if given is None else given
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best_state = _copy(generator)
@@ -132,7 +134,14 @@ class GeneratorRun:
         student = generate_subset(self.generator, ground, index)
         logits = student_logits(ground, student, ground.train.pixels[batch], batch_statistics)
         wanted = ground.train.log_probs[index][:, batch].logsumexp(0) - torch.tensor(float(size)).log()  # [B, C]
-        return distillation_loss(logits, wanted, ground.train.labels[batch], CE_WEIGHT)
+        loss = distillation_loss(logits, wanted, ground.train.labels[batch], CE_WEIGHT)
+        if self.shift_weight and size > 2:
+            # Shift consistency (2210.01973): without one of the teachers the student is nearly the same.
+            keep = torch.arange(size) != _integer(draw, size)
+            cut = generate_subset(self.generator, ground, index[keep.to(self.device)])
+            others = student_logits(ground, cut, ground.train.pixels[batch], batch_statistics)
+            loss = loss + self.shift_weight * agreement(logits, others)
+        return loss
 
     @torch.no_grad()
     def _validate(self, **figures: float) -> dict[str, Any]:

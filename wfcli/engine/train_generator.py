@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from wfcli.core.blocks import ATTENTIONS
 from wfcli.core.curriculum import Ground, soup_subset
 from wfcli.core.devices import pick_device
 from wfcli.core.generator import PRESETS, Frame, WeightFormer, WeightFormerConfig, fingerprint
@@ -39,6 +40,10 @@ class TrainGeneratorConfig:
     batch_size: int = 256
     lr: float = 2e-3
     max_teachers: int = 8
+    attention: str | None = None  # "cross" or "full"; None: as the preset says, and so are the next three
+    mask: bool | None = None
+    flow: bool = True
+    shift_weight: float | None = None
     accumulate: int | None = None  # pairs of teachers and images in a step; None: one for each process
     teachers: str | None = None  # "0-9": which teachers of each zoo, by number; None for all
     seed: int = 0
@@ -96,7 +101,7 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
             grounds.append(read_ground(entry, seed_for(config.seed, 1, number), device))
         hooks.progress("reading zoos", len(opened), len(opened))
         torch.manual_seed(seed_for(config.seed, 2))
-        generator = build_generator(config.preset, opened, grounds).to(device)
+        generator = build_generator(config, opened, grounds).to(device)
         if team.is_main:
             make_folder(config.output)
         run = GeneratorRun(config, generator, grounds, team, hooks)
@@ -119,19 +124,24 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
     )
 
 
-def build_generator(preset: str, zoos: Sequence[OpenZoo], grounds: Sequence[Ground]) -> WeightFormer:
+def build_generator(options: TrainGeneratorConfig, zoos: Sequence[OpenZoo], grounds: Sequence[Ground]) -> WeightFormer:
     """Build an untrained generator for these zoos: it gives the soup."""
+    preset = PRESETS[options.preset]
+    attention = options.attention or preset.attention
     config = WeightFormerConfig(
-        preset=preset,
+        preset=options.preset,
+        attention="full" if attention == "full" else "cross",
+        mask=(preset.mask and attention == "full") if options.mask is None else options.mask,
+        flow=options.flow,
         norms=tuple(sorted({norm for ground in grounds for norm in ground.plan.norms or {"none"}})),
         knowledge=tuple(sorted({"same" if entry.zoo.shares["kind"] == "same" else "split" for entry in zoos})),
         trained_on=tuple(sorted({entry.zoo.architecture.label for entry in zoos})),
     )
-    if preset == "weightformer":
+    if preset.raw_rows:
         stacks = [tokens.weight for ground in grounds for _, tokens, _ in ground.layers if tokens.weight is not None]
         widths = sorted({stack.flatten(2).shape[2] for stack in stacks})
-        return WeightFormer(replace(config, raw_widths=tuple(width for width in widths if width <= RAW_LIMIT)))
-    if preset == "universal":
+        config = replace(config, raw_widths=tuple(width for width in widths if width <= RAW_LIMIT))
+    if not preset.prior:
         return WeightFormer(config)
     zoo, ground = zoos[0].zoo, grounds[0]
     mean = soup_subset(ground, torch.arange(len(ground.digests)))
@@ -153,6 +163,9 @@ def _check(config: TrainGeneratorConfig) -> None:
         ("batch-size", config.batch_size, "at least 2", config.batch_size >= 2),
         ("lr", config.lr, "more than 0", config.lr > 0),
         ("max-teachers", config.max_teachers, "at least 2", config.max_teachers >= 2),
+        ("attention", config.attention, f"one of {', '.join(ATTENTIONS)}", config.attention in (None, *ATTENTIONS)),
+        ("mask", config.mask, "the full attention for it", not config.mask or _is_full(config)),
+        ("shift-weight", config.shift_weight, "at least 0", config.shift_weight is None or config.shift_weight >= 0),
         ("accumulate", config.accumulate, "at least 1", config.accumulate is None or config.accumulate >= 1),
         ("seed", config.seed, "at least 0", config.seed >= 0),
     )
@@ -161,6 +174,10 @@ def _check(config: TrainGeneratorConfig) -> None:
         problems.append("no zoo to train on; name one with --zoo")
     if problems:
         raise WfError(*problems, hint="see wfcli train-generator --help")
+
+
+def _is_full(config: TrainGeneratorConfig) -> bool:
+    return (config.attention or PRESETS[config.preset].attention) == "full"
 
 
 def _check_team(config: TrainGeneratorConfig, team: Team) -> None:
