@@ -36,13 +36,18 @@ from wfcli.core.images import CROP_PADDING
 from wfcli.core.methods import soup
 from wfcli.core.metrics import ensemble, score
 from wfcli.core.plan import plan_layers
+from wfcli.core.probes import probe_images
 from wfcli.core.tokens import row_products, to_tokens
 from wfcli.core.training import BatchOrder, Loss, cosine_rate, make_optimiser, train_step, training_batch
 from wfcli.core.zoo import Zoo, read_zoo
+from wfcli.engine import lineup
 from wfcli.engine.finetune import FinetuneConfig
+from wfcli.engine.hooks import Silent
+from wfcli.engine.polish import Nets, refit_head
 from wfcli.engine.provenance import made_by
 
 RATES = (0.003, 0.01, 0.03)
+PROBES = 2000
 BATCH = 256
 # Knowledge of the teachers -> their zoo, which of them no generator saw, and the generators to test.
 TESTS = {"split": ("cifar10-split", range(10), "universal"), "same": ("cifar10-same", range(10, 20), "specialised")}
@@ -191,6 +196,14 @@ def fused(bench: Bench, generator: WeightFormer, states: Sequence[State], destro
     return student
 
 
+def refitted(bench: Bench, student: State, states: Sequence[State]) -> State:
+    """Return the student with its head fitted to the ensemble on made-up images, as `wfcli fuse --probes` does."""
+    settings = input_config(bench.zoo.architecture)
+    place = lineup.Bench(settings, torch.device("cpu"), 500, Silent())
+    nets = Nets(place, bench.model, bench.head[0].removesuffix(".weight"), states)
+    return {**student, **refit_head(nets, student, probe_images(PROBES, settings.size, seed=1))}
+
+
 def prior_alone(generator: WeightFormer) -> WeightFormer:
     """Return a copy whose mixing is the soup's: only its prior is left."""
     alone = copy.deepcopy(generator)
@@ -279,10 +292,14 @@ def table(
         images = [sum(bench.zoo.teachers[i].class_counts) for i in index]
         for name, state in heuristics.all_heuristics(states, bench.head, images).items():
             note(f"{name}, calibrated", top1(bench, calibrated(bench, state), bench.test))
+        note("soup, head fitted on probes, data-free", top1(bench, refitted(bench, average, states), bench.test))
         for generator in generators:
             student = fused(bench, generator, states)
             note("generator, data-free", top1(bench, student, bench.test))
             note("generator, calibrated", top1(bench, calibrated(bench, student), bench.test))
+            note(
+                "generator, head fitted on probes, data-free", top1(bench, refitted(bench, student, states), bench.test)
+            )
         first = generators[0]
         note(
             "control: generator, destroyed teachers",

@@ -31,6 +31,8 @@ ROWS = {
     "best of nine simple heuristics (chosen here)": None,
     "**`wfcli fuse`, data-free**": "generator, data-free",
     "**`wfcli fuse`, calibrated**": "generator, calibrated",
+    "the same, data-free, `--probes 2000`": "generator, head fitted on probes, data-free",
+    "soup, data-free, `--probes 2000`": "soup, head fitted on probes, data-free",
     "control: fed destroyed teachers": "control: generator, destroyed teachers",
     "control: prior alone, calibrated": "control: prior alone, calibrated",
     "ensemble": "ensemble",
@@ -42,6 +44,9 @@ ROWS = {
 COMPARED = (
     ("generator, data-free", "soup, data-free"),
     ("generator, calibrated", "soup, calibrated"),
+    ("generator, head fitted on probes, data-free", "generator, data-free"),
+    ("generator, head fitted on probes, data-free", "soup, head fitted on probes, data-free"),
+    ("generator, head fitted on probes, data-free", "ensemble"),
     ("generator, calibrated", "mean single"),
     ("generator, calibrated", "ensemble"),
     ("100 steps of distillation from the generator", "ensemble"),
@@ -105,7 +110,7 @@ def differences(tables: Mapping[str, Table]) -> list[str]:
     lines = []
     for title, rows in tables.items():
         subsets = len(rows["ensemble"])
-        for a, b in COMPARED:
+        for a, b in (pair for pair in COMPARED if all(row in rows for row in pair)):
             seeds = len(rows[a]) // subsets
             means = [fmean(rows[a][i * seeds : (i + 1) * seeds]) for i in range(subsets)]
             apart = [100 * (x - y) for x, y in zip(means, rows[b], strict=True)]

@@ -44,6 +44,8 @@ fuse CKPT...
   --calibration-images = 4096
   --batch-size = 500
   --dtype = keep (keep float32 bfloat16 float16)
+  --guard --no-guard
+  --probes = 0
   --seed = 0
   --device = auto (auto cpu cuda)
   --json switch

@@ -82,7 +82,8 @@ def test_the_student_says_who_made_it_from_what(wfcli: Cli, tiny_teachers: TinyT
     generator = save_eager(tmp_path / "mine", norms=("batch",))
     out = tmp_path / "student.safetensors"
     ran = wfcli(
-        "fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--generator", generator, "--seed", "3", "-o", out, "--json"
+        *("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--generator", generator),
+        *("--no-guard", "--seed", "3", "-o", out, "--json"),
     )
     told = json.loads(ran.stdout)
     assert (told["method"], told["generator"], ran.stderr) == ("weightformer", "mine", "")
@@ -238,8 +239,9 @@ def test_the_headline_call_on_torchvision_files(wfcli: Cli, tmp_path: Path, name
         save_file({n: t * (1 + 0.01 * number) if t.is_floating_point() else t for n, t in base.items()}, path)
     out = tmp_path / "student.safetensors"
     generator = save_untrained(tmp_path / "generator", norms=("batch", "layer", "none"))
-    ran = wfcli("fuse", tmp_path / "teacher*.safetensors", "--arch", name, "--generator", generator, "-o", out)
-    assert ran.code == 0
+    guard = "--guard" if name == "vit_b_32" else "--no-guard"  # once is enough: it runs the nets
+    ran = wfcli("fuse", tmp_path / "teacher*.safetensors", "--arch", name, "--generator", generator, guard, "-o", out)
+    assert (ran.code, ran.stderr) == (0, "")
     student = load_file(out)
     model.load_state_dict(student, strict=True)
     for key, tensor in base.items():
@@ -265,6 +267,46 @@ def test_the_headline_call_as_it_stands_in_the_readme(
     assert told.startswith("warning: ")
     assert "no generator fits, so the student is the soup" in told
     assert same(load_file(tmp_path / "student.safetensors"), soup_of(tuple(sorted(tmp_path.glob("teacher*")))))
+
+
+DIGITS = Path(__file__).parent.parent / "examples" / "digits"
+DIGITS_ARCH = ("--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125")
+
+
+def test_a_broken_student_gives_way_to_the_soup(wfcli: Cli, tmp_path: Path) -> None:
+    teachers = tuple(sorted(DIGITS.glob("teacher-*.safetensors")))
+    generator = WeightFormer(WeightFormerConfig(norms=("batch",)))
+    with torch.no_grad():
+        generator.scales.bias.fill_(-5.0)  # every channel as small as can be, layer after layer
+    save_generator(tmp_path / "bad", generator, "# bad\n")
+    out = tmp_path / "student.safetensors"
+    args = ("fuse", *teachers, *DIGITS_ARCH, "--generator", tmp_path / "bad", "-o", out)
+    ran = wfcli(*args, "--json")
+    assert ran.code == 0
+    assert ran.stderr.startswith("warning: the student of bad is worse than the soup on made-up images: KL from the")
+    told = json.loads(ran.stdout)
+    assert (told["method"], told["generator"]) == ("soup", None)
+    assert told["guard"]["divergence"] > told["guard"]["soup_divergence"] or told["guard"]["information"] < 1
+    assert same(load_file(out), soup_of(teachers))
+    assert "worse than the soup" in (open_checkpoint(out).provenance or {})["guard"]
+    ran = wfcli(*args, "--no-guard")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert not same(load_file(out), soup_of(teachers))
+
+
+def test_probes_change_the_head_alone_for_the_better(wfcli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    args = ("fuse", DIGITS, *DIGITS_ARCH, "--method", "soup", "-o")
+    assert wfcli(*args, tmp_path / "soup.safetensors").code == 0
+    ran = wfcli(*args, tmp_path / "fitted.safetensors", "--probes", "500")
+    assert ran.code == 0
+    assert "head fitted on 500 made-up images" in ran.stdout
+    soup, fitted = load_file(tmp_path / "soup.safetensors"), load_file(tmp_path / "fitted.safetensors")
+    assert [name for name in soup if not torch.equal(soup[name], fitted[name])] == ["head.bias", "head.weight"]
+    files = (tmp_path / "soup.safetensors", tmp_path / "fitted.safetensors")
+    rows = json.loads(wfcli("eval", *files, *DIGITS_ARCH, "--data", "digits", "--json").stdout)["rows"]
+    top1 = {row["name"]: row["top1"] for row in rows}
+    assert top1["fitted.safetensors"] > top1["soup.safetensors"]
 
 
 def test_a_net_of_another_kind_gets_the_soup_and_is_told_why(wfcli: Cli, tmp_path: Path) -> None:
@@ -364,7 +406,7 @@ def test_the_default_generator_says_where_it_was_not_trained(wfcli: Cli, tmp_pat
     base = build_model(arch, 10).state_dict()
     states = [{n: t * (1 + 0.01 * k) if t.is_floating_point() else t for n, t in base.items()} for k in range(2)]
     out = tmp_path / "student.safetensors"
-    args = ("--arch", "resnet18_cifar", "--arch-arg", "width=0.125", "-o", out)
+    args = ("--arch", "resnet18_cifar", "--arch-arg", "width=0.125", "--no-guard", "-o", out)
     ran = wfcli("fuse", *saved(tmp_path, states), *args)
     told = " ".join(ran.stderr.split())
     assert ran.code == 0

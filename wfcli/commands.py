@@ -60,6 +60,8 @@ def fuse(
     calibration_images: opt.CalibrationImages = 4096,
     batch_size: opt.EvaluationBatch = 500,
     dtype: opt.DtypeOption = "keep",
+    guard: opt.GuardOption = True,
+    probes: opt.ProbesOption = 0,
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
     as_json: opt.JsonOption = False,
@@ -92,6 +94,8 @@ def fuse(
         seed=seed,
         device=device,
         dtype=dtype,
+        guard=guard,
+        probes=probes,
     )
     _run(engine.fuse, config, report.fused, as_json)
 

@@ -84,6 +84,18 @@ GeneratorOption = Annotated[
         show_default=False,
     ),
 ]
+GuardOption = Annotated[
+    bool,
+    typer.Option(
+        "--guard/--no-guard", help="Write the soup where the generator's student is worse, told without data."
+    ),
+]
+ProbesOption = Annotated[
+    int,
+    typer.Option(
+        "--probes", metavar="N", min=0, help="Fit the head to the ensemble on so many made-up images: 2000, say."
+    ),
+]
 ZooOption = Annotated[
     list[Path],
     typer.Option(

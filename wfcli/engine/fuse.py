@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wfcli.core.architectures import Architecture, match_layout
+from wfcli.core.architectures import Architecture, input_config, match_layout
 from wfcli.core.checkpoint import check_writable, open_checkpoint, write_checkpoint
 from wfcli.core.devices import pick_device
 from wfcli.core.layouts import STATISTICS
@@ -26,9 +26,18 @@ from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
 from wfcli.errors import DataError, GeneratorError, Problems, WfError
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from wfcli.core.checkpoint import TensorSpec
     from wfcli.core.data import DataSpec
+    from wfcli.core.guard import Verdict
     from wfcli.engine.evaluate import Comparison
     from wfcli.engine.fitting import Fitted, Loaded
+
+
+LOOK_BATCH = 250  # made-up images at a time
+LEAST_PROBES = 100
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class FuseConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "keep"  # or float32, bfloat16, float16
+    guard: bool = True  # against a generator's student that is worse than the soup
+    probes: int = 0  # made-up images to fit the head on
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,8 @@ class FuseResult:
     teachers: tuple[str, ...]
     regime: str | None  # how the teachers are related, one sentence; None where the method does not ask
     calibrated: bool
+    probes: int  # made-up images that the head was fitted on
+    guard: Verdict | None  # None: not asked
     seconds: float  # without the comparison
     comparison: Comparison | None = None
 
@@ -85,20 +98,27 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     checked = [Finite(checkpoint) for checkpoint in teachers.checkpoints]
     found = _fit(config, teachers, checked, loaded, hooks)
     specs = output_specs(teachers, config.dtype)
-    if found is not None and found.loaded is not None:
-        generator = found.loaded.generator
-        tensors = generate(config.architecture, teachers, checked, generator, device, hooks)
-    else:
-        tensors = average(specs, checked, hooks)
+    tensors, verdict = _generated(config, teachers, checked, found, specs, device, hooks)
+    loaded = found.loaded if found and not (verdict and verdict.broken) else None
     calibrated = _needs_images(config, teachers)
-    if config.data is not None and calibrated:
+    if calibrated or config.probes:
         student = join(tensors)
         raise_nonfinite(checked)
-        calibrate(
-            student, config.architecture, teachers, config.data, config.calibration_images, config.seed, device, hooks
-        )
+        if config.data is not None and calibrated:
+            calibrate(
+                student,
+                config.architecture,
+                teachers,
+                config.data,
+                config.calibration_images,
+                config.seed,
+                device,
+                hooks,
+            )
+        if config.probes:
+            _refit(config, teachers, checked, student, device, hooks)
         tensors = iter(student.items())
-    record = _record(config, teachers, found, calibrated)
+    record = _record(config, teachers, loaded, calibrated, verdict)
     digest = write_checkpoint(config.output, specs, cast(tensors, specs, checked), record)
     seconds = time.perf_counter() - started
     names = tuple(checkpoint.name for checkpoint in teachers.checkpoints)
@@ -106,14 +126,71 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         output=config.output,
         digest=digest,
         method=record["method"],
-        generator=found.loaded.name if found and found.loaded else None,
-        generator_digest=found.loaded.digest if found and found.loaded else None,
+        generator=loaded.name if loaded else None,
+        generator_digest=loaded.digest if loaded else None,
         teachers=names,
         regime=found.regime.sentence(names) if found else None,
         calibrated=calibrated,
+        probes=config.probes,
+        guard=verdict,
         seconds=seconds,
         comparison=_compare(config, teachers, hooks),
     )
+
+
+def _generated(
+    config: FuseConfig,
+    teachers: Teachers,
+    checked: Sequence[Finite],
+    found: Fitted | None,
+    specs: Mapping[str, TensorSpec],
+    device: torch.device,
+    hooks: Hooks,
+) -> tuple[Iterator[tuple[str, Tensor]], Verdict | None]:
+    """Return the tensors of the student, and what the guard found: where it is broken they are the soup's."""
+    if found is None or found.loaded is None:
+        return average(specs, checked, hooks), None
+    arch, loaded = config.architecture, found.loaded
+    tensors = generate(arch, teachers, checked, loaded.generator, device, hooks)
+    if not config.guard:
+        return tensors, None
+    from wfcli.engine.lineup import Bench
+    from wfcli.engine.polish import guard, guard_images, open_nets
+
+    student = join(tensors)
+    raise_nonfinite(checked)
+    bench = Bench(input_config(arch), device, LOOK_BATCH, hooks)
+    nets = open_nets(bench, arch, teachers, checked)
+    verdict = guard(nets, teachers.layout.timm_view(student), guard_images(bench))
+    if not verdict.broken:
+        return iter(student.items()), verdict
+    hooks.warn(
+        f"the student of {loaded.name} is worse than the soup on made-up images: {verdict.sentence()}; "
+        "the soup is written instead (--no-guard keeps the student)"
+    )
+    return average(specs, checked, hooks), verdict
+
+
+def _refit(
+    config: FuseConfig,
+    teachers: Teachers,
+    checked: Sequence[Finite],
+    student: dict[str, Tensor],
+    device: torch.device,
+    hooks: Hooks,
+) -> None:
+    """Fit the head of `student`, in place, on made-up images."""
+    from wfcli.core.probes import probe_images
+    from wfcli.engine.lineup import Bench
+    from wfcli.engine.polish import open_nets, refit_head
+
+    arch = config.architecture
+    bench = Bench(input_config(arch), device, LOOK_BATCH, hooks)
+    pixels = probe_images(config.probes, bench.settings.size, config.seed + 1)  # others than the guard's
+    head = refit_head(open_nets(bench, arch, teachers, checked), teachers.layout.timm_view(student), pixels)
+    for timm_name, tensor in head.items():
+        name, shape = teachers.layout.to_file[timm_name]
+        student[name] = tensor.reshape(shape)
 
 
 def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None]:
@@ -162,6 +239,10 @@ def _check_options(config: FuseConfig) -> None:
         raise GeneratorError(
             f"--generator goes with --method weightformer, got --method {config.method}", hint="leave one of them out"
         )
+    if config.probes < 0 or 0 < config.probes < LEAST_PROBES:
+        raise WfError(
+            f"--probes: got {config.probes}, expected 0 or at least {LEAST_PROBES}", hint="2000 is a good number"
+        )
     if config.batch_size < 1:
         raise WfError(f"--batch-size: got {config.batch_size}, expected at least 1", hint="see wfcli fuse --help")
 
@@ -198,8 +279,9 @@ def _fit(
     return found
 
 
-def _record(config: FuseConfig, teachers: Teachers, found: Fitted | None, calibrated: bool) -> dict[str, Any]:
-    generator = found.loaded if found else None
+def _record(
+    config: FuseConfig, teachers: Teachers, generator: Loaded | None, calibrated: bool, verdict: Verdict | None
+) -> dict[str, Any]:
     record = {
         **made_by("fuse", config.architecture, config.seed),
         "sources": teachers.provenance(),
@@ -208,6 +290,10 @@ def _record(config: FuseConfig, teachers: Teachers, found: Fitted | None, calibr
         "dtype": config.dtype,
         "classes": known_classes(teachers.checkpoints),
     }
+    if verdict is not None and verdict.broken:
+        record["guard"] = "the generator's student was worse than the soup"
+    if config.probes:
+        record["probes"] = config.probes
     if config.data is not None and calibrated:
         record["calibration"] = {**data_record(config.data), "images": config.calibration_images}
     return record

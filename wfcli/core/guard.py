@@ -1,0 +1,59 @@
+"""Is a student broken? Told without labels, from what it says beside its teachers' ensemble and their soup.
+
+B images, C classes. The images may be real or made up (`probes`): a student that is worth having is nearer to the
+ensemble than the soup is, and what it says depends on what it sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LEAST_INFORMATION = 0.5  # of the soup's
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a student compares with the soup: KL from the ensemble, and information about the images, both in nats."""
+
+    divergence: float
+    soup_divergence: float
+    information: float
+    soup_information: float
+
+    @property
+    def broken(self) -> bool:
+        """Whether the soup is to be preferred. NaN is not for the guard: such a student is an error."""
+        far = self.divergence > 1.001 * self.soup_divergence + 1e-6  # more than rounding
+        return far or self.information < LEAST_INFORMATION * self.soup_information
+
+    def sentence(self) -> str:
+        """Give the figures in words."""
+        return (
+            f"KL from the ensemble {self.divergence:.2f} (soup {self.soup_divergence:.2f}), "
+            f"information about the images {self.information:.2f} nats (soup {self.soup_information:.2f})"
+        )
+
+
+def judge(ensemble: Tensor, student: Tensor, soup: Tensor) -> Verdict:
+    """Compare a student with the soup; all three are log-probabilities [B, C]."""
+    return Verdict(
+        *(float(functional.kl_div(x, ensemble, reduction="batchmean", log_target=True)) for x in (student, soup)),
+        *map(information, (student, soup)),
+    )
+
+
+def information(log_probs: Tensor) -> float:
+    """Return the mutual information between images and predicted class: entropy of the mean less mean entropy.
+
+    It is 0 for a net that says the same whatever it sees, however sure it is.
+    """
+    mean = torch.logsumexp(log_probs, 0) - torch.tensor(float(len(log_probs))).log()
+    return float(_entropy(mean[None]) - _entropy(log_probs))
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    return -(log_probs.exp() * log_probs.clamp_min(-100)).sum(1).mean()

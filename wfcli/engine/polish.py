@@ -1,0 +1,106 @@
+"""After the generator: is the student sound, and does its head say what the teachers say together?
+
+B images, N features, C classes, T teachers. Both look at the nets as functions, on images without labels or, where
+there are none, on made-up ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wfcli.core.architectures import Architecture, build_model, head_keys
+from wfcli.core.guard import Verdict, judge
+from wfcli.core.head_fit import fit_head
+from wfcli.core.images import to_input
+from wfcli.core.methods import soup_tensor
+from wfcli.core.precision import whole_float32
+from wfcli.core.probes import probe_images
+from wfcli.engine.finite import Finite
+from wfcli.engine.lineup import Bench, load_model
+from wfcli.engine.teachers import Teachers
+from wfcli.errors import ArchitectureError
+
+SMALL_SIDE, GUARD_PROBES, FEW_PROBES = 64, 256, 32  # large images are dear: the guard looks at fewer
+PRIOR_STRENGTH = 0.01
+OWN_VOTE = 0.5  # of the student itself in what its head is fitted to: it knows things that the ensemble does not
+
+
+@dataclass(frozen=True)
+class Nets:
+    """A student and its teachers, ready to be run one at a time. States have timm's names."""
+
+    bench: Bench
+    blank: nn.Module
+    head: str  # module name
+    teachers: Sequence[Mapping[str, Tensor]]
+
+
+def open_nets(bench: Bench, arch: Architecture, teachers: Teachers, checked: Sequence[Finite]) -> Nets:
+    """Prepare to run the teachers and nets like them."""
+    blank = build_model(arch, teachers.num_classes)
+    views = [teachers.layout.timm_view(teacher) for teacher in checked]
+    return Nets(bench, blank, head_keys(arch)[0].removesuffix(".weight"), views)
+
+
+def guard_images(bench: Bench) -> Tensor:
+    """Make up the images of the guard, uint8 [B, 3, S, S]."""
+    side = bench.settings.size
+    return probe_images(GUARD_PROBES if side <= SMALL_SIDE else FEW_PROBES, side)
+
+
+def guard(nets: Nets, student: Mapping[str, Tensor], pixels: Tensor) -> Verdict:
+    """Compare the student with the soup of its teachers on uint8 images [B, 3, H, W]."""
+    soup = {name: soup_tensor(teacher[name] for teacher in nets.teachers) for name in nets.teachers[0]}
+    together = ensemble_answers(nets, pixels, "looking at the student")
+    return judge(together, *(look(nets, state, pixels)[1] for state in (student, soup)))
+
+
+def refit_head(nets: Nets, student: Mapping[str, Tensor], pixels: Tensor) -> dict[str, Tensor]:
+    """Return the weight and bias of a head fitted to what teachers and student say of uint8 images [B, 3, H, W].
+
+    Raises:
+        ArchitectureError: the head is not one linear layer with a bias on one vector of features.
+    """
+    weight, bias = f"{nets.head}.weight", f"{nets.head}.bias"
+    together = ensemble_answers(nets, pixels, "fitting the head").exp()
+    features, own = look(nets, student, pixels)
+    if bias not in student or features is None or features.shape[1] * len(student[bias]) != student[weight].numel():
+        raise ArchitectureError(
+            f"{nets.head}: not one linear layer with a bias on one vector of features: it cannot be fitted",
+            hint="leave out --unlabelled and --probes",
+        )
+    wanted = (1 - OWN_VOTE) * together + OWN_VOTE * own.exp()
+    shape = student[weight].shape
+    fitted = fit_head(features, wanted, student[weight].float().flatten(1), student[bias].float(), PRIOR_STRENGTH)
+    return {weight: fitted[0].reshape(shape), bias: fitted[1]}
+
+
+def ensemble_answers(nets: Nets, pixels: Tensor, stage: str) -> Tensor:
+    """Return the log of the mean of the teachers' probabilities, [B, C]; one teacher in memory at a time."""
+    answers = []
+    for number, teacher in enumerate(nets.teachers):
+        nets.bench.hooks.progress(stage, number, len(nets.teachers))
+        answers.append(look(nets, teacher, pixels)[1])
+    nets.bench.hooks.progress(stage, len(nets.teachers), len(nets.teachers))
+    return torch.stack(answers).logsumexp(0) - torch.tensor(float(len(answers))).log()
+
+
+@torch.no_grad()
+def look(nets: Nets, state: Mapping[str, Tensor], pixels: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Run one net on uint8 images [B, 3, H, W]: what its head sees [B, N] (None: no vector) and log-probs [B, C]."""
+    bench = nets.bench
+    model = load_model(nets.blank, state, bench.device)
+    seen: list[Tensor] = []
+    said: list[Tensor] = []
+    handle = model.get_submodule(nets.head).register_forward_pre_hook(lambda _, args: seen.append(args[0].cpu()))
+    with whole_float32():
+        for begin in range(0, len(pixels), bench.batch_size):
+            x = to_input(pixels[begin : begin + bench.batch_size].to(bench.device), bench.settings)
+            said.append(model(x).float().log_softmax(1).cpu())
+    handle.remove()
+    vector = len(seen) == len(said) and seen[0].shape[0] * seen[0].shape[1] == seen[0].numel()
+    return torch.cat(seen).flatten(1).float() if vector else None, torch.cat(said)
