@@ -44,7 +44,7 @@ fuse CKPT...
   --calibration-images = 4096
   --batch-size = 500
   --dtype = keep (keep float32 bfloat16 float16)
-  --guard --no-guard
+  --guard --no-guard switch
   --probes = 0
   --seed = 0
   --device = auto (auto cpu cuda)

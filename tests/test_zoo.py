@@ -12,6 +12,7 @@ from wfcli.core.zoo import (
     Zoo,
     ZooTeacher,
     absolute_source,
+    find_zoos,
     read_zoo,
     relative_source,
     zoo_to_json,
@@ -105,3 +106,14 @@ def test_missing_teachers_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"teacher-00\.safetensors: not there") as caught:
         read_zoo(tmp_path / "zoo")
     assert len(caught.value.problems) == 2
+
+
+def test_a_glob_finds_zoos_alone(tmp_path: Path) -> None:
+    for name in ("task-01", "task-00", "other", "task-02"):
+        (tmp_path / name).mkdir()
+    for name in ("task-01", "task-00", "other"):
+        (tmp_path / name / "zoo.json").write_text("{}")
+    assert [path.name for path in find_zoos(str(tmp_path / "task-*"))] == ["task-00", "task-01"]
+    assert find_zoos(str(tmp_path / "nowhere")) == (tmp_path / "nowhere",)  # read_zoo says that it is not there
+    with pytest.raises(SourceError, match=r"none-\*: no zoo matches"):
+        find_zoos(str(tmp_path / "none-*"))

@@ -226,10 +226,11 @@ def train_generator(
     Example:
       wfcli train-generator --zoo zoo-a --zoo zoo-b -o generator
     """
+    from wfcli.core.zoo import find_zoos
     from wfcli.engine import train_generator as engine
 
     config = engine.TrainGeneratorConfig(
-        zoos=tuple(zoo),
+        zoos=tuple(folder for text in zoo for folder in find_zoos(text)),
         output=output,
         preset=preset,
         steps=steps,

@@ -97,9 +97,12 @@ ProbesOption = Annotated[
     ),
 ]
 ZooOption = Annotated[
-    list[Path],
+    list[str],
     typer.Option(
-        "--zoo", metavar="DIR", help="A folder written by train-teachers; repeat for more.", show_default=False
+        "--zoo",
+        metavar="DIR",
+        help="A folder written by train-teachers, or a glob of such in quotes; repeat for more.",
+        show_default=False,
     ),
 ]
 ZooTeachers = Annotated[

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Mapping
@@ -52,6 +53,21 @@ class Zoo:
     def paths(self) -> tuple[Path, ...]:
         """The teachers' files, in order."""
         return tuple(self.folder / teacher.file for teacher in self.teachers)
+
+
+def find_zoos(text: str) -> tuple[Path, ...]:
+    """Return the folder that `text` names, or those that it is a glob of, in order.
+
+    Raises:
+        SourceError: a glob that no zoo matches.
+    """
+    if Path(text).exists() or not glob.has_magic(text):
+        return (Path(text),)
+    matches = map(Path, sorted(glob.glob(text)))  # noqa: PTH207 (absolute too)
+    found = tuple(folder for folder in matches if (folder / FILE).is_file())
+    if not found:
+        raise SourceError(f"{text}: no zoo matches", hint=f"a zoo is a folder with a {FILE}, written by train-teachers")
+    return found
 
 
 def read_zoo(folder: Path | str) -> Zoo:
