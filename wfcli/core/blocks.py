@@ -21,8 +21,8 @@ class Block(nn.Module):
     """Attention across the teachers at one channel, then among the channels, then an MLP.
 
     Among the channels, ``cross``: each teacher's channels meet in its M cross tokens, at a cost linear in N. ``full``:
-    all tokens of all teachers look at each other, as in 2210.01973, at a cost quadratic in T N; with `mask` a learned
-    one says who may look at whom (soft, so that it has a gradient everywhere).
+    all of them look at each other, as in 2210.01973, at a cost quadratic in N; with `mask` a learned one says who may
+    look at whom (soft, so that it has a gradient everywhere). Either way teachers meet in the attention across them.
     """
 
     def __init__(self, width: int, heads: int, attention: Attention = "cross", mask: bool = False) -> None:
@@ -68,15 +68,15 @@ class Block(nn.Module):
         return x + self.project_spread(self._attend(q, k, v)), cross
 
     def _among_all(self, z: Tensor) -> Tensor:
-        """Let all tokens [T, N + M, D] look at each other; return what is to be added to them."""
-        tokens = self.norm_channels(z).flatten(0, 1)[None]  # [1, T (N + M), D]
+        """Let the tokens [T, L, D] of each teacher look at each other; return what is to be added to them."""
+        tokens = self.norm_channels(z)
         q, k, v = self.among(tokens).chunk(3, dim=-1)
         seen = self._attend(q, k, v, None if self.mask is None else self._openness(tokens))
         added: Tensor = self.project_among(seen)
-        return added.reshape(z.shape)
+        return added
 
     def _openness(self, tokens: Tensor) -> Tensor:
-        """Return the log of how open the way from each token to each other is, [1, H, L, L] of [1, L, D]: at most 0."""
+        """Return the log of how open the way from each token to each other is, [T, H, L, L] of [T, L, D]: at most 0."""
         assert self.mask is not None
         asks, answers = self.mask(tokens).chunk(2, dim=-1)
         asks, answers = (t.unflatten(-1, (self.heads, MASK_WIDTH)).transpose(1, 2) for t in (asks, answers))
