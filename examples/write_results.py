@@ -89,6 +89,8 @@ def readme_table(tables: Mapping[str, Table]) -> str:
     lines = ["| | " + " | ".join(tables) + " |", "|---|" + "---:|" * len(tables)]
     for label, row in ROWS.items():
         cells = [best_heuristic(rows) if row is None else rows.get(row, ()) for rows in tables.values()]
+        if not any(cells):
+            continue
         lines.append(f"| {label} | " + " | ".join(map(figure, cells)) + " |")
     return "\n".join(lines) + "\n"
 
@@ -106,17 +108,21 @@ def figure(values: Sequence[float]) -> str:
 
 
 def differences(tables: Mapping[str, Table]) -> list[str]:
-    """Compare rows on the same subset of teachers, the mean of the generator's seeds against one number."""
+    """Compare rows on the same subsets of teachers, each row by its mean over the generator's seeds."""
     lines = []
     for title, rows in tables.items():
-        subsets = len(rows["ensemble"])
         for a, b in (pair for pair in COMPARED if all(row in rows for row in pair)):
-            seeds = len(rows[a]) // subsets
-            means = [fmean(rows[a][i * seeds : (i + 1) * seeds]) for i in range(subsets)]
-            apart = [100 * (x - y) for x, y in zip(means, rows[b], strict=True)]
+            first, second = (by_subset(rows[row], len(rows["ensemble"])) for row in (a, b))
+            apart = [100 * (x - y) for x, y in zip(first, second, strict=True)]
             extremes = f"{min(apart):+.2f} to {max(apart):+.2f}"
             lines.append(f"{title}: {a} - {b}: {fmean(apart):+.2f} ± {stdev(apart):.2f} ({extremes})")
     return lines
+
+
+def by_subset(values: Sequence[float], subsets: int) -> list[float]:
+    """Return one number for each subset of teachers: the mean over the seeds, which come one after the other."""
+    seeds = len(values) // subsets
+    return [fmean(values[i * seeds : (i + 1) * seeds]) for i in range(subsets)]
 
 
 if __name__ == "__main__":

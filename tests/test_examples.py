@@ -81,3 +81,16 @@ def test_centred_head_rows_count_only_who_saw_the_class() -> None:
     b = teacher([-2.0, 1.0, 1.0], [100.0, 7.0, 9.0])  # saw 1 and 2: less 8
     student = head_seen_centred([a, b], HEAD)
     torch.testing.assert_close(student["head.weight"][:, 0], torch.tensor([-1.0, (1.0 - 1.0) / 2, 1.0]))
+
+
+def test_rows_with_seeds_are_compared_subset_by_subset() -> None:
+    from write_results import differences
+
+    rows = {
+        "ensemble": [0.5, 0.6],
+        "generator, data-free": [0.5, 0.7, 0.6, 0.8],
+        "generator, head fitted on probes, data-free": [0.6, 0.8, 0.6, 1.0],
+    }
+    lines = differences({"split data, K = 3": rows})
+    assert lines[0].endswith("generator, data-free: +10.00 ± 0.00 (+10.00 to +10.00)")
+    assert lines[1].endswith("ensemble: +20.00 ± 0.00 (+20.00 to +20.00)")

@@ -13,14 +13,19 @@ import torchvision
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import kl_div
 
 from tests.conftest import Ran, TinyTeachers
-from wfcli.core.architectures import build_model, find_architecture, head_keys
+from wfcli.core.architectures import build_model, find_architecture, head_keys, input_config
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.generator import Frame, WeightFormer, WeightFormerConfig, fingerprint
 from wfcli.core.generator_files import save_generator
 from wfcli.core.methods import soup
 from wfcli.core.plan import plan_layers
+from wfcli.core.probes import probe_images
+from wfcli.engine.hooks import Silent
+from wfcli.engine.lineup import Bench
+from wfcli.engine.polish import Nets, ensemble_answers, look
 
 Cli = Callable[..., Ran]
 README = Path(__file__).parent.parent / "README.md"
@@ -288,14 +293,42 @@ def test_a_broken_student_gives_way_to_the_soup(wfcli: Cli, tmp_path: Path) -> N
     assert (told["method"], told["generator"]) == ("soup", None)
     assert told["guard"]["divergence"] > told["guard"]["soup_divergence"] or told["guard"]["information"] < 1
     assert same(load_file(out), soup_of(teachers))
-    assert "worse than the soup" in (open_checkpoint(out).provenance or {})["guard"]
+    record = open_checkpoint(out).provenance or {}
+    assert (record["method"], record["generator"], record["rejected"]["name"]) == ("soup", None, "bad")
     ran = wfcli(*args, "--no-guard")
     assert (ran.code, ran.stderr) == (0, "")
     assert not same(load_file(out), soup_of(teachers))
+    assert (open_checkpoint(out).provenance or {})["guard"] is False
 
 
-def test_probes_change_the_head_alone_for_the_better(wfcli: Cli, tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
+def test_nets_of_other_images_are_fused_without_the_guard(wfcli: Cli, tmp_path: Path) -> None:
+    arch = find_architecture("vgg11_bn_cifar", {"width": 0.125, "in_chans": 1})
+    torch.manual_seed(0)
+    base = build_model(arch, 10).state_dict()
+    states = [{n: t * (1 + 0.01 * k) if t.is_floating_point() else t for n, t in base.items()} for k in range(2)]
+    args = ("--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125", "--arch-arg", "in_chans=1")
+    paths = saved(tmp_path, states)
+    ran = wfcli("fuse", *paths, *args, "--generator", save_untrained(tmp_path / "g"), "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0
+    ran = wfcli("fuse", *paths, *args, "--probes", "200", "-o", tmp_path / "s.safetensors")
+    assert ran.code == 1
+    assert "error: --probes: made-up images have 3 channels" in ran.stderr
+
+
+def test_a_head_that_is_not_the_whole_answer_is_not_fitted(wfcli: Cli, tmp_path: Path) -> None:
+    arch = find_architecture("deit_tiny_distilled_patch16_224", {"depth": 1, "embed_dim": 48, "img_size": 32})
+    torch.manual_seed(0)
+    states = [build_model(arch, 5).state_dict() for _ in range(2)]
+    args = ("--arch", "deit_tiny_distilled_patch16_224", *(a for k, v in arch.args for a in ("--arch-arg", f"{k}={v}")))
+    ran = wfcli(
+        "fuse", *saved(tmp_path, states), *args, "--method", "soup", "--probes", "100", "-o", tmp_path / "s.safetensors"
+    )
+    assert ran.code == 1
+    assert "error: head: the net's answer is not that of this layer alone" in ran.stderr
+    assert not (tmp_path / "s.safetensors").exists()
+
+
+def test_probes_bring_the_head_alone_nearer_to_the_ensemble(wfcli: Cli, tmp_path: Path) -> None:
     args = ("fuse", DIGITS, *DIGITS_ARCH, "--method", "soup", "-o")
     assert wfcli(*args, tmp_path / "soup.safetensors").code == 0
     ran = wfcli(*args, tmp_path / "fitted.safetensors", "--probes", "500")
@@ -303,10 +336,14 @@ def test_probes_change_the_head_alone_for_the_better(wfcli: Cli, tmp_path: Path)
     assert "head fitted on 500 made-up images" in ran.stdout
     soup, fitted = load_file(tmp_path / "soup.safetensors"), load_file(tmp_path / "fitted.safetensors")
     assert [name for name in soup if not torch.equal(soup[name], fitted[name])] == ["head.bias", "head.weight"]
-    files = (tmp_path / "soup.safetensors", tmp_path / "fitted.safetensors")
-    rows = json.loads(wfcli("eval", *files, *DIGITS_ARCH, "--data", "digits", "--json").stdout)["rows"]
-    top1 = {row["name"]: row["top1"] for row in rows}
-    assert top1["fitted.safetensors"] > top1["soup.safetensors"]
+    arch = find_architecture("vgg11_bn_cifar", {"width": 0.125})
+    teachers = [load_file(path) for path in sorted(DIGITS.glob("teacher-*.safetensors"))]
+    bench = Bench(input_config(arch), torch.device("cpu"), 250, Silent())
+    nets = Nets(bench, build_model(arch, 10), "head", teachers)
+    others = probe_images(300, 32, seed=99)  # not those it was fitted on
+    together = ensemble_answers(nets, others, "")
+    apart = [kl_div(look(nets, s, others)[1], together, reduction="batchmean", log_target=True) for s in (soup, fitted)]
+    assert apart[1] < 0.6 * apart[0]
 
 
 def test_a_net_of_another_kind_gets_the_soup_and_is_told_why(wfcli: Cli, tmp_path: Path) -> None:

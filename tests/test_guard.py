@@ -32,6 +32,8 @@ def test_broken_students_are_known(answers: torch.Tensor) -> None:
     soup = (0.3 * answers).log_softmax(1)
     for broken in (answers.roll(1, 1), 40 * answers.roll(1, 0), torch.zeros(B, C)):
         assert judge(answers, broken.log_softmax(1), soup).broken
+    assert judge(answers, torch.full((B, C), torch.nan), soup).broken
+    assert not judge(answers, answers, torch.full((B, C), torch.nan)).broken  # then the soup is no better
     # Nearer than a soup that is surely wrong, but it says the same of all images.
     wrong = (2 * answers.roll(1, 1)).log_softmax(1)
     verdict = judge(answers, torch.zeros(B, C).log_softmax(1), wrong)

@@ -22,8 +22,9 @@ from rich.text import Text
 from wfcli.errors import WfError
 from wfcli.units import percent
 
-# Of several processes that train together (`accelerate launch`) one speaks.
-SPEAKS = os.environ.get("RANK", "0") == "0"
+# Of several processes that train together (`accelerate launch`) one speaks; errors come from each.
+RANK = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else "0"
+SPEAKS = RANK == "0"
 
 
 def write(result: RenderableType) -> None:
@@ -54,8 +55,9 @@ def _hint(hint: str | None) -> list[Text]:
 
 
 def _print_lines(*lines: Text) -> None:
-    if SPEAKS:
-        _send(sys.stderr, _drawn(_stderr(), Text("\n").join(lines)))
+    if not SPEAKS:
+        lines = tuple(Text.assemble(f"rank {RANK}: ", line) for line in lines)
+    _send(sys.stderr, _drawn(_stderr(), Text("\n").join(lines)))
 
 
 def _labelled(label: str, style: str, message: str) -> Text:

@@ -6,6 +6,7 @@ ensemble than the soup is, and what it says depends on what it sees.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,10 @@ class Verdict:
 
     @property
     def broken(self) -> bool:
-        """Whether the soup is to be preferred. NaN is not for the guard: such a student is an error."""
-        far = self.divergence > 1.001 * self.soup_divergence + 1e-6  # more than rounding
+        """Whether the soup is to be preferred; never where the soup itself is not finite."""
+        if not math.isfinite(self.soup_divergence):
+            return False
+        far = not self.divergence <= 1.001 * self.soup_divergence + 1e-6  # more than rounding, or not a number
         return far or self.information < LEAST_INFORMATION * self.soup_information
 
     def sentence(self) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MOST_STEPS = 100  # of L-BFGS; it stops by itself long before
+MOST_STEPS = 400  # of L-BFGS; it stops by itself long before
+HISTORY = 10  # pairs it remembers: memory is about 30 times the head in float64
 
 
 def fit_head(features: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, strength: float) -> tuple[Tensor, Tensor]:
@@ -33,7 +34,9 @@ def fit_head(features: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor, str
     scaled, start = (features - mean) / spread, features @ weight.T + bias
     change = torch.zeros_like(weight).requires_grad_()  # of the weight, in units of 1 / spread
     shift = torch.zeros_like(bias).requires_grad_()
-    search = torch.optim.LBFGS([change, shift], max_iter=MOST_STEPS, line_search_fn="strong_wolfe")
+    search = torch.optim.LBFGS(
+        [change, shift], max_iter=MOST_STEPS, history_size=HISTORY, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> Tensor:
         search.zero_grad()

@@ -23,11 +23,17 @@ SETTINGS = (("calibrated", "BatchNorm from images of the task"), ("data_free", "
 
 
 def generator_card(
-    generator: WeightFormer, zoos: Sequence[OpenZoo], best: Mapping[str, float], config: TrainGeneratorConfig
+    generator: WeightFormer,
+    zoos: Sequence[OpenZoo],
+    best: Mapping[str, float],
+    config: TrainGeneratorConfig,
+    pairs: int,
+    shift_weight: float,
 ) -> str:
     """Write a generator's card: what it is, what it was trained on, what it reached, how to make it again.
 
-    `best` is the validation (accuracies 0..1) of the step that was kept.
+    `best` is the validation (accuracies 0..1) of the step that was kept; `pairs` and `shift_weight` are what the run
+    took where `config` leaves it to the preset and the number of processes.
     """
     frame = generator.config.frame
     parameters = sum(p.numel() for p in generator.parameters())
@@ -46,7 +52,8 @@ def generator_card(
         ]
     lines += [
         f"{parameters:,} parameters. {config.steps} steps of {config.batch_size} images, rate {config.lr},",
-        f"seed {config.seed}, 2 to {config.max_teachers} teachers a step;",
+        f"seed {config.seed}, 2 to {config.max_teachers} teachers at a time (of each zoo: {config.teachers or 'all'}),",
+        f"pairs of teachers and images in a step: {pairs}, weight of shift consistency {shift_weight};",
         f"the best by validation is step {int(best['step'])}.",
         "",
         "## Validation on held-out teachers (top-1, %)",

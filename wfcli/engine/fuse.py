@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from wfcli.engine.fitting import Fitted, Loaded
 
 
-LOOK_BATCH = 250  # made-up images at a time
+LOOK_PIXELS = 256 * 32 * 32  # of made-up images at a time
 LEAST_PROBES = 100
 
 
@@ -99,7 +99,8 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     found = _fit(config, teachers, checked, loaded, hooks)
     specs = output_specs(teachers, config.dtype)
     tensors, verdict = _generated(config, teachers, checked, found, specs, device, hooks)
-    loaded = found.loaded if found and not (verdict and verdict.broken) else None
+    offered, broken = found.loaded if found else None, verdict is not None and verdict.broken
+    loaded, rejected = (None, offered) if broken else (offered, None)
     calibrated = _needs_images(config, teachers)
     if calibrated or config.probes:
         student = join(tensors)
@@ -118,7 +119,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         if config.probes:
             _refit(config, teachers, checked, student, device, hooks)
         tensors = iter(student.items())
-    record = _record(config, teachers, loaded, calibrated, verdict)
+    record = _record(config, teachers, loaded, rejected, calibrated)
     digest = write_checkpoint(config.output, specs, cast(tensors, specs, checked), record)
     seconds = time.perf_counter() - started
     names = tuple(checkpoint.name for checkpoint in teachers.checkpoints)
@@ -152,16 +153,18 @@ def _generated(
         return average(specs, checked, hooks), None
     arch, loaded = config.architecture, found.loaded
     tensors = generate(arch, teachers, checked, loaded.generator, device, hooks)
-    if not config.guard:
+    if not (config.guard and _sees_colours(config)):
         return tensors, None
+    from wfcli.core.probes import probe_images
     from wfcli.engine.lineup import Bench
-    from wfcli.engine.polish import guard, guard_images, open_nets
+    from wfcli.engine.polish import guard, guard_probes, open_nets
 
     student = join(tensors)
     raise_nonfinite(checked)
-    bench = Bench(input_config(arch), device, LOOK_BATCH, hooks)
+    bench = Bench(input_config(arch), device, _at_once(config), hooks)
     nets = open_nets(bench, arch, teachers, checked)
-    verdict = guard(nets, teachers.layout.timm_view(student), guard_images(bench))
+    side = bench.settings.size
+    verdict = guard(nets, teachers.layout.timm_view(student), probe_images(guard_probes(side), side))
     if not verdict.broken:
         return iter(student.items()), verdict
     hooks.warn(
@@ -169,6 +172,15 @@ def _generated(
         "the soup is written instead (--no-guard keeps the student)"
     )
     return average(specs, checked, hooks), verdict
+
+
+def _at_once(config: FuseConfig) -> int:
+    """Say how many made-up images the nets see at a time."""
+    return max(4, LOOK_PIXELS // input_config(config.architecture).size ** 2)
+
+
+def _sees_colours(config: FuseConfig) -> bool:
+    return dict(config.architecture.args).get("in_chans", 3) == 3
 
 
 def _refit(
@@ -185,7 +197,7 @@ def _refit(
     from wfcli.engine.polish import open_nets, refit_head
 
     arch = config.architecture
-    bench = Bench(input_config(arch), device, LOOK_BATCH, hooks)
+    bench = Bench(input_config(arch), device, _at_once(config), hooks)
     pixels = probe_images(config.probes, bench.settings.size, config.seed + 1)  # others than the guard's
     head = refit_head(open_nets(bench, arch, teachers, checked), teachers.layout.timm_view(student), pixels)
     for timm_name, tensor in head.items():
@@ -243,6 +255,8 @@ def _check_options(config: FuseConfig) -> None:
         raise WfError(
             f"--probes: got {config.probes}, expected 0 or at least {LEAST_PROBES}", hint="2000 is a good number"
         )
+    if config.probes and not _sees_colours(config):
+        raise WfError("--probes: made-up images have 3 channels, the net has another number", hint="leave out --probes")
     if config.batch_size < 1:
         raise WfError(f"--batch-size: got {config.batch_size}, expected at least 1", hint="see wfcli fuse --help")
 
@@ -280,7 +294,7 @@ def _fit(
 
 
 def _record(
-    config: FuseConfig, teachers: Teachers, generator: Loaded | None, calibrated: bool, verdict: Verdict | None
+    config: FuseConfig, teachers: Teachers, generator: Loaded | None, rejected: Loaded | None, calibrated: bool
 ) -> dict[str, Any]:
     record = {
         **made_by("fuse", config.architecture, config.seed),
@@ -290,8 +304,10 @@ def _record(
         "dtype": config.dtype,
         "classes": known_classes(teachers.checkpoints),
     }
-    if verdict is not None and verdict.broken:
-        record["guard"] = "the generator's student was worse than the soup"
+    if not config.guard:
+        record["guard"] = False
+    if rejected is not None:
+        record["rejected"] = {"name": rejected.name, "sha256": rejected.digest}  # its student was worse than the soup
     if config.probes:
         record["probes"] = config.probes
     if config.data is not None and calibrated:

@@ -1,7 +1,6 @@
 """After the generator: is the student sound, and does its head say what the teachers say together?
 
-B images, N features, C classes, T teachers. Both look at the nets as functions, on images without labels or, where
-there are none, on made-up ones.
+B images, N features, C classes, T teachers. Both look at the nets as functions, on made-up images: no data are needed.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from wfcli.core.head_fit import fit_head
 from wfcli.core.images import to_input
 from wfcli.core.methods import soup_tensor
 from wfcli.core.precision import whole_float32
-from wfcli.core.probes import probe_images
 from wfcli.engine.finite import Finite
 from wfcli.engine.lineup import Bench, load_model
 from wfcli.engine.teachers import Teachers
@@ -46,10 +44,9 @@ def open_nets(bench: Bench, arch: Architecture, teachers: Teachers, checked: Seq
     return Nets(bench, blank, head_keys(arch)[0].removesuffix(".weight"), views)
 
 
-def guard_images(bench: Bench) -> Tensor:
-    """Make up the images of the guard, uint8 [B, 3, S, S]."""
-    side = bench.settings.size
-    return probe_images(GUARD_PROBES if side <= SMALL_SIDE else FEW_PROBES, side)
+def guard_probes(side: int) -> int:
+    """Say how many images the guard makes up."""
+    return GUARD_PROBES if side <= SMALL_SIDE else FEW_PROBES
 
 
 def guard(nets: Nets, student: Mapping[str, Tensor], pixels: Tensor) -> Verdict:
@@ -63,20 +60,28 @@ def refit_head(nets: Nets, student: Mapping[str, Tensor], pixels: Tensor) -> dic
     """Return the weight and bias of a head fitted to what teachers and student say of uint8 images [B, 3, H, W].
 
     Raises:
-        ArchitectureError: the head is not one linear layer with a bias on one vector of features.
+        ArchitectureError: the net's answer is not that of one linear layer with a bias on one vector of features.
     """
     weight, bias = f"{nets.head}.weight", f"{nets.head}.bias"
-    together = ensemble_answers(nets, pixels, "fitting the head").exp()
     features, own = look(nets, student, pixels)
-    if bias not in student or features is None or features.shape[1] * len(student[bias]) != student[weight].numel():
+    if not _is_linear(student.get(weight), student.get(bias), features, own):
         raise ArchitectureError(
-            f"{nets.head}: not one linear layer with a bias on one vector of features: it cannot be fitted",
-            hint="leave out --unlabelled and --probes",
+            f"{nets.head}: the net's answer is not that of this layer alone, with a bias, on one vector of features",
+            hint="leave out --probes: such a head cannot be fitted",
         )
-    wanted = (1 - OWN_VOTE) * together + OWN_VOTE * own.exp()
+    assert features is not None
+    wanted = (1 - OWN_VOTE) * ensemble_answers(nets, pixels, "fitting the head").exp() + OWN_VOTE * own.exp()
     shape = student[weight].shape
     fitted = fit_head(features, wanted, student[weight].float().flatten(1), student[bias].float(), PRIOR_STRENGTH)
     return {weight: fitted[0].reshape(shape), bias: fitted[1]}
+
+
+def _is_linear(weight: Tensor | None, bias: Tensor | None, features: Tensor | None, own: Tensor) -> bool:
+    """Tell whether the head makes the net's answer all by itself: some nets average two heads, or scale the logits."""
+    if weight is None or bias is None or features is None or features.shape[1] * len(bias) != weight.numel():
+        return False
+    found = (features @ weight.float().flatten(1).T + bias.float()).log_softmax(1)
+    return torch.allclose(found, own, rtol=1e-3, atol=1e-3)
 
 
 def ensemble_answers(nets: Nets, pixels: Tensor, stage: str) -> Tensor:

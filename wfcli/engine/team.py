@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,9 +24,11 @@ class Team:
         self.rank, self.size, self.device = 0, 1, device
         self._accelerator: Accelerator | None = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import Accelerator
+            from accelerate import Accelerator, InitProcessGroupKwargs
 
-            self._accelerator = Accelerator(cpu=device.type == "cpu")
+            # The main process validates while the others wait: longer than the usual ten minutes, on large zoos.
+            patient = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+            self._accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[patient])
             self.rank, self.size = self._accelerator.process_index, self._accelerator.num_processes
             self.device = self._accelerator.device  # one GPU each
 

@@ -109,7 +109,9 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
     digest = ""
     if team.is_main:
         generator.load_state_dict(run.best_state)
-        digest = save_generator(config.output, generator, generator_card(generator, opened, run.best, config))
+        digest = save_generator(
+            config.output, generator, generator_card(generator, opened, run.best, config, run.pairs, run.shift_weight)
+        )
         (config.output / RESUME).unlink(missing_ok=True)
     digest, run.history = team.from_main((digest, run.history))
     return TrainGeneratorResult(
