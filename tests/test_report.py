@@ -169,6 +169,8 @@ def test_fuse_says_what_made_the_student() -> None:
         teachers=("a", "b"),
         regime="the teachers share a base",
         calibrated=True,
+        probes=0,
+        guard=None,
         seconds=2.34,
         comparison=COMPARISON,
     )

@@ -21,7 +21,7 @@ from wfcli.core.methods import METHODS
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.provenance import data_record, known_classes, made_by
-from wfcli.engine.student import DTYPES, average, calibrate, cast, generate, join, output_specs
+from wfcli.engine.student import DTYPES, average, calibrate, cast, generate, is_finite, join, output_specs
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
 from wfcli.errors import DataError, GeneratorError, Problems, WfError
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wfcli.core.guard import Verdict
     from wfcli.engine.evaluate import Comparison
     from wfcli.engine.fitting import Fitted, Loaded
+    from wfcli.engine.polish import Nets
 
 
 LOOK_PIXELS = 256 * 32 * 32  # of made-up images at a time
@@ -97,30 +98,19 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     device = pick_device(config.device)
     checked = [Finite(checkpoint) for checkpoint in teachers.checkpoints]
     found = _fit(config, teachers, checked, loaded, hooks)
-    specs = output_specs(teachers, config.dtype)
-    tensors, verdict = _generated(config, teachers, checked, found, specs, device, hooks)
-    offered, broken = found.loaded if found else None, verdict is not None and verdict.broken
-    loaded, rejected = (None, offered) if broken else (offered, None)
+    work = Work(config, teachers, checked, output_specs(teachers, config.dtype), device, hooks)
+    offered = found.loaded if found else None
     calibrated = _needs_images(config, teachers)
-    if calibrated or config.probes:
-        student = join(tensors)
-        raise_nonfinite(checked)
-        if config.data is not None and calibrated:
-            calibrate(
-                student,
-                config.architecture,
-                teachers,
-                config.data,
-                config.calibration_images,
-                config.seed,
-                device,
-                hooks,
-            )
-        if config.probes:
-            _refit(config, teachers, checked, student, device, hooks)
+    verdict = None
+    if calibrated or config.probes or (offered is not None and config.guard):
+        student, verdict = _looked_at(work, offered, calibrated)
         tensors = iter(student.items())
+    else:
+        tensors = _tensors(work, offered)  # as they come: the student is never in memory as a whole
+    broken = verdict is not None and verdict.broken
+    loaded, rejected = (None, offered) if broken else (offered, None)
     record = _record(config, teachers, loaded, rejected, calibrated)
-    digest = write_checkpoint(config.output, specs, cast(tensors, specs, checked), record)
+    digest = write_checkpoint(config.output, work.specs, cast(tensors, work.specs, checked), record)
     seconds = time.perf_counter() - started
     names = tuple(checkpoint.name for checkpoint in teachers.checkpoints)
     return FuseResult(
@@ -139,69 +129,88 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     )
 
 
-def _generated(
-    config: FuseConfig,
-    teachers: Teachers,
-    checked: Sequence[Finite],
-    found: Fitted | None,
-    specs: Mapping[str, TensorSpec],
-    device: torch.device,
-    hooks: Hooks,
-) -> tuple[Iterator[tuple[str, Tensor]], Verdict | None]:
-    """Return the tensors of the student, and what the guard found: where it is broken they are the soup's."""
-    if found is None or found.loaded is None:
-        return average(specs, checked, hooks), None
-    arch, loaded = config.architecture, found.loaded
-    tensors = generate(arch, teachers, checked, loaded.generator, device, hooks)
-    if not (config.guard and _sees_colours(config)):
-        return tensors, None
-    from wfcli.core.probes import probe_images
-    from wfcli.engine.lineup import Bench
-    from wfcli.engine.polish import guard, guard_probes, open_nets
+@dataclass(frozen=True)
+class Work:
+    """What the steps of one fuse share."""
 
-    student = join(tensors)
-    raise_nonfinite(checked)
-    bench = Bench(input_config(arch), device, _at_once(config), hooks)
-    nets = open_nets(bench, arch, teachers, checked)
-    side = bench.settings.size
-    verdict = guard(nets, teachers.layout.timm_view(student), probe_images(guard_probes(side), side))
-    if not verdict.broken:
-        return iter(student.items()), verdict
-    hooks.warn(
-        f"the student of {loaded.name} is worse than the soup on made-up images: {verdict.sentence()}; "
-        "the soup is written instead (--no-guard keeps the student)"
-    )
-    return average(specs, checked, hooks), verdict
+    config: FuseConfig
+    teachers: Teachers
+    checked: Sequence[Finite]
+    specs: Mapping[str, TensorSpec]
+    device: torch.device
+    hooks: Hooks
+
+    def nets(self) -> Nets:
+        """Prepare to run teachers and student as nets."""
+        from wfcli.engine.lineup import Bench
+        from wfcli.engine.polish import open_nets
+
+        settings = input_config(self.config.architecture)
+        at_once = max(4, LOOK_PIXELS // settings.size**2)
+        bench = Bench(settings, self.device, at_once, self.hooks)
+        return open_nets(bench, self.config.architecture, self.teachers, self.checked)
 
 
-def _at_once(config: FuseConfig) -> int:
-    """Say how many made-up images the nets see at a time."""
-    return max(4, LOOK_PIXELS // input_config(config.architecture).size ** 2)
+def _tensors(work: Work, generator: Loaded | None) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of the generator's student, or without one those of the soup."""
+    if generator is None:
+        return average(work.specs, work.checked, work.hooks)
+    arch = work.config.architecture
+    return generate(arch, work.teachers, work.checked, generator.generator, work.device, work.hooks)
+
+
+def _looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[dict[str, Tensor], Verdict | None]:
+    """Return the student, calibrated, guarded and with its head fitted, as was asked for, and what the guard found."""
+    config, teachers = work.config, work.teachers
+    images = None
+    if config.data is not None and config.calibration_images:
+        from wfcli.core.data import load_images
+
+        side = input_config(config.architecture).size
+        images = load_images(config.data, "train", side, limit=config.calibration_images, seed=config.seed)
+
+    def finished(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        made = join(tensors)
+        raise_nonfinite(work.checked)
+        if calibrated and images is not None:
+            calibrate(made, config.architecture, teachers, images, config.seed, work.device, work.hooks)
+        return made
+
+    student, verdict = finished(_tensors(work, generator)), None
+    if generator is not None and config.guard and (images is not None or _sees_colours(config)) and is_finite(student):
+        from wfcli.core.probes import probe_images
+        from wfcli.engine.polish import first_pixels, guard, guard_probes
+
+        soup, side = finished(_tensors(work, None)), input_config(config.architecture).size
+        number = guard_probes(side)
+        pixels = probe_images(number, side) if images is None else first_pixels(images, number)
+        view = teachers.layout.timm_view
+        verdict = guard(work.nets(), view(student), view(soup), pixels)
+        if verdict.broken:
+            where, other = ("", "") if images is not None else (" on made-up images", ", --data looks at real images")
+            work.hooks.warn(
+                f"the student of {generator.name} is worse than the soup{where}: {verdict.sentence()}; "
+                f"the soup is written instead (--no-guard keeps the student{other})"
+            )
+            student = soup
+    if config.probes:
+        _refit(work, student)
+    return student, verdict
 
 
 def _sees_colours(config: FuseConfig) -> bool:
     return dict(config.architecture.args).get("in_chans", 3) == 3
 
 
-def _refit(
-    config: FuseConfig,
-    teachers: Teachers,
-    checked: Sequence[Finite],
-    student: dict[str, Tensor],
-    device: torch.device,
-    hooks: Hooks,
-) -> None:
+def _refit(work: Work, student: dict[str, Tensor]) -> None:
     """Fit the head of `student`, in place, on made-up images."""
     from wfcli.core.probes import probe_images
-    from wfcli.engine.lineup import Bench
-    from wfcli.engine.polish import open_nets, refit_head
+    from wfcli.engine.polish import refit_head
 
-    arch = config.architecture
-    bench = Bench(input_config(arch), device, _at_once(config), hooks)
-    pixels = probe_images(config.probes, bench.settings.size, config.seed + 1)  # others than the guard's
-    head = refit_head(open_nets(bench, arch, teachers, checked), teachers.layout.timm_view(student), pixels)
-    for timm_name, tensor in head.items():
-        name, shape = teachers.layout.to_file[timm_name]
+    nets, layout = work.nets(), work.teachers.layout
+    pixels = probe_images(work.config.probes, nets.bench.settings.size, work.config.seed + 1)  # not the guard's
+    for timm_name, tensor in refit_head(nets, layout.timm_view(student), pixels).items():
+        name, shape = layout.to_file[timm_name]
         student[name] = tensor.reshape(shape)
 
 

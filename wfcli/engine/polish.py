@@ -1,6 +1,7 @@
 """After the generator: is the student sound, and does its head say what the teachers say together?
 
-B images, N features, C classes, T teachers. Both look at the nets as functions, on made-up images: no data are needed.
+B images, N features, C classes, T teachers. Both look at the nets as functions. The guard takes the calibration images
+where there are any, else made-up ones; the head is fitted on made-up ones: no data are needed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from torch import Tensor, nn
 from wfcli.core.architectures import Architecture, build_model, head_keys
 from wfcli.core.guard import Verdict, judge
 from wfcli.core.head_fit import fit_head
-from wfcli.core.images import to_input
-from wfcli.core.methods import soup_tensor
+from wfcli.core.images import Images, to_input
 from wfcli.core.precision import whole_float32
 from wfcli.engine.finite import Finite
 from wfcli.engine.lineup import Bench, load_model
@@ -49,9 +49,13 @@ def guard_probes(side: int) -> int:
     return GUARD_PROBES if side <= SMALL_SIDE else FEW_PROBES
 
 
-def guard(nets: Nets, student: Mapping[str, Tensor], pixels: Tensor) -> Verdict:
+def first_pixels(images: Images, number: int) -> Tensor:
+    """Return so many of the images, uint8 [B, 3, H, W]."""
+    return images.pixels[torch.arange(min(number, len(images)))]
+
+
+def guard(nets: Nets, student: Mapping[str, Tensor], soup: Mapping[str, Tensor], pixels: Tensor) -> Verdict:
     """Compare the student with the soup of its teachers on uint8 images [B, 3, H, W]."""
-    soup = {name: soup_tensor(teacher[name] for teacher in nets.teachers) for name in nets.teachers[0]}
     together = ensemble_answers(nets, pixels, "looking at the student")
     return judge(together, *(look(nets, state, pixels)[1] for state in (student, soup)))
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from wfcli.core.data import DataSpec
     from wfcli.core.generator import WeightFormer
+    from wfcli.core.images import Images
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 FUSE_HINTS = ("try another --generator, or --method soup", "choose --dtype bfloat16 or float32, which reach further")
@@ -140,6 +140,11 @@ def cast(
     problems.raise_all()
 
 
+def is_finite(student: Mapping[str, Tensor]) -> bool:
+    """Tell whether a student has neither NaN nor Inf; `cast` says where it has."""
+    return not any(count_nonfinite(tensor) for tensor in student.values())
+
+
 def _raise_some(lines: Sequence[str], hint: str) -> None:
     """Raise up to ten of the lines and the number of the others."""
     shown = lines if len(lines) <= MOST + 1 else lines[:MOST]  # a line that counts one would name it as well
@@ -152,20 +157,17 @@ def calibrate(
     student: dict[str, Tensor],
     arch: Architecture,
     teachers: Teachers,
-    data: DataSpec,
-    images: int,
+    images: Images,
     seed: int,
     device: torch.device,
     hooks: Hooks,
 ) -> None:
-    """Recompute the BatchNorm statistics in `student`, in place, from augmented training images."""
-    from wfcli.core.data import load_images
+    """Recompute the BatchNorm statistics in `student`, in place, from `images`, augmented."""
     from wfcli.engine.lineup import Bench, calibrate_model, load_model
 
     bench = Bench(input_config(arch), device, 256, hooks)
-    chosen = load_images(data, "train", bench.settings.size, limit=images, seed=seed)
     model = load_model(build_model(arch, teachers.num_classes), teachers.layout.timm_view(student), device)
-    calibrate_model(bench, model, chosen, seed, "calibrating the student")
+    calibrate_model(bench, model, images, seed, "calibrating the student")
     state = model.state_dict()
     for name, (timm_name, _) in teachers.layout.to_timm.items():
         if timm_name.endswith(STATISTICS):
