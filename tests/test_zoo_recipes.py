@@ -85,6 +85,31 @@ def test_data_is_relative_to_the_file(read: Callable[[str], ZooRecipe], tmp_path
     assert read(RECIPE.replace('"digits"', '"owner/name"')).data == "owner/name"
 
 
+def test_init_is_relative_to_the_file(read: Callable[[str], ZooRecipe], tmp_path: Path) -> None:
+    (tmp_path / "base.safetensors").touch()
+    alone = RECIPE.replace('[base]\nrole = "base"\nepochs = 1\nlr = 0.1\n', "")
+    for init, meant in (
+        ("base.safetensors", str(tmp_path / "base.safetensors")),
+        (str(tmp_path / "base.safetensors"), str(tmp_path / "base.safetensors")),
+        ("other.safetensors", "other.safetensors"),
+        ("hf:owner/name", "hf:owner/name"),
+        ("pretrained:base", "pretrained:base"),
+        ("", ""),
+    ):
+        assert read(f"init = {init!r}\n{alone}").init == meant
+
+
+@pytest.mark.parametrize(
+    ("seed", "seeds"), [("5", [5, 6, 7]), ("[5, 9]", [5, 9, 5]), ("4294967295", [4294967295, 0, 1])]
+)
+def test_each_zoo_of_a_group_has_its_seed(read: Callable[[str], ZooRecipe], seed: str, seeds: list[int]) -> None:
+    zoos = read(RECIPE.replace("repeat = 3", f"repeat = 3\nseed = {seed}")).zoos
+    assert [zoo.options["seed"] for zoo in zoos[:3]] == seeds
+    assert len({zoo.classes for zoo in zoos[:3]}) > 1
+    once = read(RECIPE.replace('name = "same"', 'name = "same"\nseed = 5')).zoos
+    assert once[3].options["seed"] == 5
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -92,6 +117,19 @@ def test_data_is_relative_to_the_file(read: Callable[[str], ZooRecipe], tmp_path
         ("count = 2", 'count = "two"', r"\[\[zoo\]\] 0: count: got 'two', expected int"),
         ("count = 2", "count = true", r"count: got True, expected int"),
         ("count = 2\n", "", r"\[\[zoo\]\] 0: no count"),
+        ("repeat = 3", "repeat = [1, 2]", r"\[\[zoo\]\] 0: repeat: got \[1, 2\], expected int$"),
+        ('name = "same"', 'name = ["same"]', r"\[\[zoo\]\] 1: name: got \['same'\], expected str$"),
+        (
+            'arch = "vgg11_bn_cifar"',
+            'arch = ["vgg11_bn_cifar"]',
+            r"toml: arch: got \['vgg11_bn_cifar'\], expected str$",
+        ),
+        ('data = "digits"', 'data = ["digits"]', r"toml: data: got \['digits'\], expected str$"),
+        ("epochs = 1\nlr", "epochs = [1, 2]\nlr", r"\[base\] epochs: got \[1, 2\], expected int or float$"),
+        ("count = 2", "count = []", r"\[\[zoo\]\] 0: count: got \[\], expected int, or a list of it$"),
+        ("count = 2", "count = 2\nseed = -1", r"\[\[zoo\]\] 0: seed: got -1, expected 0 to 4294967295"),
+        ("count = 2", "count = 2\nseed = [1, -1]", r"\[\[zoo\]\] 0: seed: got \[1, -1\], expected 0 to"),
+        ("lr = 0.1", "seed = 4294967296", r"\[base\] seed: got 4294967296, expected 0 to"),
         ('training = "5-9"', 'training = "4-9"', r"\[roles\] training shares classes with base"),
         ('training = "5-9"', 'training = "9-5"', r"\[roles\] training = 9-5: '9-5' is neither"),
         ("classes = 3", "classes = 6", r"task-00: 6 classes, the role has 5"),
@@ -105,7 +143,7 @@ def test_data_is_relative_to_the_file(read: Callable[[str], ZooRecipe], tmp_path
 )
 def test_faults_are_named(read: Callable[[str], ZooRecipe], old: str, new: str, message: str) -> None:
     assert old in RECIPE
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=f"(?m){message}") as caught:
         read(RECIPE.replace(old, new))
     assert caught.value.hint
 
