@@ -13,6 +13,7 @@ from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.selection import parse_selection
 from wfcli.core.zoo import read_zoo
 from wfcli.core.zoo_recipes import ZooRecipe, read_zoo_recipe
+from wfcli.engine.train_zoos import TrainZoosConfig, train_zoos
 from wfcli.errors import ArchitectureError, DataError, SourceError, WfError
 
 RECIPE = """
@@ -192,6 +193,43 @@ def test_no_zoo_is_begun_where_one_of_them_has_no_place(wfcli: Callable[..., Ran
     assert ran.code == 1
     assert "mine.safetensors is there already" in " ".join(ran.stderr.split())
     assert [path.name for path in (tmp_path / "zoos").rglob("*")] == ["same", "mine.safetensors"]
+
+
+def test_no_base_is_trained_for_zoos_that_the_data_cannot_give(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    text = RECIPE.replace('training = "5-9"', 'training = "5-14"').replace('classes = "5,7,9"', 'classes = "5,12"')
+    text = text.replace("classes = 3", 'classes = "5-7"').replace('"dirichlet"', '["dirichlet", "disjoint"]')
+    text += """
+[[zoo]]
+name = "many"
+count = 900
+shares = "dirichlet"
+
+[[zoo]]
+name = "few"
+count = 2
+images_per_teacher = "few"
+"""
+    (tmp_path / "zoos.toml").write_text(text)
+    with pytest.raises(DataError) as caught:
+        train_zoos(TrainZoosConfig(tmp_path / "zoos.toml", tmp_path / "zoos", device="cpu"))
+    for problem in (
+        "task-01: disjoint shares: 2 teachers of at least 2 classes each need 4 classes, the data has 3",
+        "same: --classes 5,12: 12 is out of range, the data has 10 classes",
+        "many: dirichlet shares: 900 teachers",
+        "few: --images-per-teacher: got 'few'",
+    ):
+        assert len([told for told in caught.value.problems if told.startswith(problem)]) == 1
+    assert len(caught.value.problems) == 4
+    assert not (tmp_path / "zoos").exists()
+
+
+def test_data_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "zoos.toml").write_text(RECIPE)
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(DataError) as caught:
+        train_zoos(TrainZoosConfig(tmp_path / "zoos.toml", tmp_path / "zoos", data=nowhere, device="cpu"))
+    assert len(caught.value.problems) == 1
 
 
 def test_no_data_at_all(wfcli: Callable[..., Ran], tmp_path: Path) -> None:
