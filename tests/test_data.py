@@ -25,6 +25,7 @@ from wfcli.core.data import (
     iterate,
     load_class_names,
     load_images,
+    load_labels,
     normalise,
     to_input,
 )
@@ -573,3 +574,13 @@ def test_cifar_100_classes() -> None:
     assert images.pixels.shape == (1500, 3, 32, 32)
     assert images.class_names[0] == "tank"
     assert images.labels.bincount().tolist() == [100] * 15
+
+
+@pytest.mark.parametrize("classes", [None, "2,0"])
+def test_labels_are_those_of_the_images(
+    parquet: DataSpec, classes: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = DataSpec(parquet.source, parquet.label_column, classes)
+    wanted = {split: load_images(spec, split, 8).labels.tolist() for split in ("teachers", "validation")}
+    monkeypatch.setattr(tables.Table, "pixels", None)  # no image is decoded
+    assert {split: load_labels(spec, split) for split in wanted} == wanted

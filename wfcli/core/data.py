@@ -18,7 +18,7 @@ from wfcli.errors import DataError
 
 __all__ = [
     "ROLES", "DataSpec", "Images", "augment", "available_splits", "check_split", "iterate", "load_class_names",
-    "load_images", "normalise", "to_input",
+    "load_images", "load_labels", "normalise", "to_input",
 ]  # fmt: skip
 
 
@@ -43,20 +43,22 @@ def load_images(spec: DataSpec, split: str, size: int, *, limit: int | None = No
         DataError: no such dataset, split, column or class; images that cannot be read.
     """
     table = _open(spec.source)
-    part = part_of(table.name, table.splits, split)
-    all_labels, names = table.labels(part, spec.label_column)
-    rows = rows_of(table.splits, part, split, all_labels)
-    chosen = parse_classes(spec.classes, names) if spec.classes else list(range(len(names)))
-    number = np.full(len(names), -1)
-    number[chosen] = np.arange(len(chosen))
-    rows = rows[number[all_labels[rows]] >= 0]
+    part, rows, labels, names = _rows(table, spec, split)
     if limit is not None and len(rows) > limit:
-        rows = np.sort(np.random.RandomState(seed % 2**32).permutation(rows)[:limit])
-    if not len(rows):
-        raise DataError(f"data {spec.source}: split {split!r} has no image of the classes {spec.classes or 'wanted'}")
-    labels = torch.from_numpy(number[all_labels[rows]]).long()
+        chosen = np.sort(np.random.RandomState(seed % 2**32).permutation(len(rows))[:limit])
+        rows, labels = rows[chosen], labels[chosen]
     pixels = table.pixels(part, rows, size)
-    return Images(spec.source, split, pixels, labels, tuple(names[c] for c in chosen), table.flip)
+    return Images(spec.source, split, pixels, torch.from_numpy(labels).long(), names, table.flip)
+
+
+def load_labels(spec: DataSpec, split: str) -> list[int]:
+    """Return the labels that `load_images` would give, without decoding an image.
+
+    Raises:
+        DataError: no such dataset, split, column or class; no image of the classes.
+    """
+    _, _, labels, _ = _rows(_open(spec.source), spec, split)
+    return [int(label) for label in labels]
 
 
 def load_class_names(spec: DataSpec) -> tuple[str, ...]:
@@ -84,6 +86,20 @@ def available_splits(spec: DataSpec) -> tuple[str, ...]:
     """Return those of `ROLES` that the dataset can serve."""
     splits = _open(spec.source).splits
     return tuple(role for role in ROLES if role in splits or (role != "test" and "train" in splits))
+
+
+def _rows(table: Table | Digits, spec: DataSpec, split: str) -> tuple[str, np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return the part that holds a role, the rows of the role's images in it, their labels and the classes' names."""
+    part = part_of(table.name, table.splits, split)
+    all_labels, names = table.labels(part, spec.label_column)
+    rows = rows_of(table.splits, part, split, all_labels)
+    chosen = parse_classes(spec.classes, names) if spec.classes else list(range(len(names)))
+    number = np.full(len(names), -1)
+    number[chosen] = np.arange(len(chosen))
+    rows = rows[number[all_labels[rows]] >= 0]
+    if not len(rows):
+        raise DataError(f"data {spec.source}: split {split!r} has no image of the classes {spec.classes or 'wanted'}")
+    return part, rows, number[all_labels[rows]], tuple(names[c] for c in chosen)
 
 
 def _open(source: str) -> Table | Digits:

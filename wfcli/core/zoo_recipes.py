@@ -8,7 +8,7 @@
     base = "0-49"
     training = "50-84"
 
-    [base]                                  # trained first, the start of all others; or init = "base.safetensors"
+    [base]                                  # trained first, the start of all others; or, above, init = "b.safetensors"
     role = "base"
     epochs = 30
 
@@ -19,6 +19,7 @@
     classes = 10                            # so many of the role, drawn anew for every zoo; or "50,53-58"
     shares = "dirichlet"
     concentration = [0.3, 0.3, 0.1, 1.0]    # a list: the zoos of the group take one each, in turn
+    seed = 100                              # task-00 has seed 100, task-11 has 111; without it: the zoo's number
 
 The other keys of `[base]` and `[[zoo]]` are options of `wfcli train-teachers`.
 """
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ TOP: dict[str, tuple[type, ...]] = {
     "zoo": (list,),
 }
 MOST_CLASSES = 100_000
+MOST_SEED = 2**32 - 1  # what classes can be drawn from
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def read_zoo_recipe(path: Path) -> ZooRecipe:
     zoos: list[PlannedZoo] = []
     for number, group in enumerate(written["zoo"]):
         with problems:
-            _check_keys(path, f"[[zoo]] {number}: ", group, OPTIONS | OWN | GROUP)
+            _check_keys(path, f"[[zoo]] {number}: ", group, OPTIONS | OWN | GROUP, lists=OPTIONS | OWN)
             zoos += _plan_group(path, number, group, roles, len(zoos))
     with problems:
         _check_names(path, [*zoos, *([base] if base else [])])
@@ -133,26 +135,40 @@ def read_zoo_recipe(path: Path) -> ZooRecipe:
         architecture = find_architecture(written["arch"], written.get("arch_args", {}))
     problems.raise_all()
     assert architecture is not None
-    data = written.get("data")
-    if data is not None and data != "digits" and (path.parent / data).exists():
-        data = str(path.parent / data)
-    return ZooRecipe(architecture, data, written.get("label_column"), written.get("init"), base, tuple(zoos))
+    data, init = written.get("data"), written.get("init")
+    if data != "digits":
+        data = _from_file(path, data)
+    return ZooRecipe(architecture, data, written.get("label_column"), _from_file(path, init), base, tuple(zoos))
 
 
-def _check_keys(path: Path, where: str, table: Mapping[str, Any], known: Mapping[str, tuple[type, ...]]) -> None:
+def _from_file(path: Path, source: str | None) -> str | None:
+    """Return a source as the recipe at `path` means it: relative to the recipe, where there is such a file."""
+    return str(path.parent / source) if source and (path.parent / source).exists() else source
+
+
+def _check_keys(
+    path: Path,
+    where: str,
+    table: Mapping[str, Any],
+    known: Mapping[str, tuple[type, ...]],
+    lists: Container[str] = (),
+) -> None:
+    """Check names and types; the keys in `lists` may also have a list of what they are."""
     wrong = []
     for key, value in table.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             wrong.append(f"{path}: {where}unknown key {key!r}{f'; did you mean {near[0]}?' if near else ''}")
             continue
-        values = value if isinstance(value, list) and list not in known[key] else [value]
+        values = value if isinstance(value, list) and key in lists else [value]
         fine = bool(values) and all(
             isinstance(v, known[key]) and (not isinstance(v, bool) or known[key] == FLAG) for v in values
         )
         if not fine:
-            kinds = " or ".join(kind.__name__ for kind in known[key])
+            kinds = " or ".join(kind.__name__ for kind in known[key]) + (", or a list of it" if key in lists else "")
             wrong.append(f"{path}: {where}{key}: got {value!r}, expected {kinds}")
+        elif key == "seed" and not all(0 <= v <= MOST_SEED for v in values):
+            wrong.append(f"{path}: {where}{key}: got {value!r}, expected 0 to {MOST_SEED}")
     if wrong:
         raise DataError(*wrong, hint=f"known keys: {', '.join(known)}")
 
@@ -204,6 +220,8 @@ def _plan_group(
             for key, value in group.items()
             if key not in GROUP
         }
+        if isinstance(group.get("seed"), int):
+            own["seed"] = (group["seed"] + turn) % (MOST_SEED + 1)  # else all zoos of the group would be the same
         zoos.append(_plan(path, f"{name}-{turn:02d}" if repeat > 1 else name, own, roles, before + turn + 1))
     return zoos
 

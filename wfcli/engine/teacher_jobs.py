@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import pickle
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from wfcli.core.images import Images
 from wfcli.core.training import accuracy, repeatable
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.recipes import Recipe, steps_of, train_by
+from wfcli.engine.workers import run_in_workers
 from wfcli.errors import CheckpointError
 
 VERSIONS = ("wfcli", "torch", "timm")
@@ -62,7 +62,10 @@ def make_teacher(job: TeacherJob, device: torch.device, hooks: Hooks) -> tuple[s
 def make_teachers(jobs: Sequence[TeacherJob], processes: int, device: str, hooks: Hooks) -> list[tuple[str, float]]:
     """Make all teachers, so many at a time; one that is there already and was made in the same way is kept.
 
-    Returns what `make_teacher` does, in the order of `jobs`.
+    Returns what `make_teacher` does, in the order of `jobs`. An error or Ctrl-C stops all that are being made.
+
+    Raises:
+        WfError: as `make_teacher`; a process that made a teacher was killed.
     """
     made = {number: kept for number, job in enumerate(jobs) if (kept := _kept(job, hooks)) is not None}
     missing = [number for number in range(len(jobs)) if number not in made]
@@ -74,22 +77,18 @@ def make_teachers(jobs: Sequence[TeacherJob], processes: int, device: str, hooks
         return [made[number] for number in range(len(jobs))]
     missing.sort(key=lambda number: -_cost(jobs[number]))  # the longest first: none is left over at the end
     threads = max(1, torch.get_num_threads() // processes)
-    workers = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,))
-    with workers:
-        # Pickled here: multiprocessing would send tensors through /dev/shm, which is small in a container.
-        waiting = {workers.submit(_make_pickled, pickle.dumps(jobs[n]), device): n for n in missing}
-        try:
-            for future in as_completed(waiting):
-                made[waiting[future]] = future.result()
-                hooks.progress("teachers", len(made), len(jobs), top1=future.result()[1])
-        except BaseException:
-            workers.shutdown(wait=False, cancel_futures=True)
-            raise
+    task = partial(_make_alone, device=device, threads=threads)
+    done = run_in_workers(task, [jobs[number] for number in missing], processes, lambda job: str(job.path))
+    with closing(done):
+        for turn, one in done:
+            made[missing[turn]] = one
+            hooks.progress("teachers", len(made), len(jobs), top1=one[1])
     return [made[number] for number in range(len(jobs))]
 
 
-def _make_pickled(job: bytes, device: str) -> tuple[str, float]:
-    return make_teacher(pickle.loads(job), pick_device(device), Silent())  # noqa: S301 - from `make_teachers`
+def _make_alone(job: TeacherJob, device: str, threads: int) -> tuple[str, float]:
+    torch.set_num_threads(threads)
+    return make_teacher(job, pick_device(device), Silent())
 
 
 def _cost(job: TeacherJob) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config, match_layout
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint, write_json
-from wfcli.core.data import DataSpec, load_images
+from wfcli.core.data import DataSpec, load_images, load_labels
 from wfcli.core.devices import pick_device
 from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.shares import SHARE_KINDS, Cap, class_counts, share_images
@@ -117,14 +117,7 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
     images = load_images(config.data, "teachers", size)
     validation = load_images(config.data, "validation", size)
     labels = images.labels.tolist()
-    shares = share_images(
-        config.shares,
-        labels,
-        config.count,
-        concentration=config.concentration,
-        images_per_teacher=config.images_per_teacher,
-        seed=config.seed,
-    )
+    shares = _deal(config, labels)
     start = None if base is None else _start_from(base, config, images.class_names)
     optimiser = config.optimiser or usual_optimiser(build_model(config.architecture, 2, device="meta"))
     lr = USUAL_LR[optimiser] if config.lr is None else config.lr
@@ -203,6 +196,31 @@ def check_options(config: TrainTeachersConfig, where: str = "") -> None:
     ]
     if problems:
         raise WfError(*problems, hint="see wfcli train-teachers --help")
+
+
+def check_shares(config: TrainTeachersConfig) -> None:
+    """Make sure that the data has the images, and that each teacher gets its share, without decoding an image.
+
+    Raises:
+        DataError: the data lacks a split, a class or its images, or the shares do not come about.
+    """
+    problems = Problems()
+    with problems:
+        load_labels(config.data, "validation")
+    with problems:
+        _deal(config, load_labels(config.data, "teachers"))
+    problems.raise_all()
+
+
+def _deal(config: TrainTeachersConfig, labels: Sequence[int]) -> list[tuple[int, ...] | None]:
+    return share_images(
+        config.shares,
+        labels,
+        config.count,
+        concentration=config.concentration,
+        images_per_teacher=config.images_per_teacher,
+        seed=config.seed,
+    )
 
 
 def check_place(config: TrainTeachersConfig) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 from wfcli.core.data import DataSpec
 from wfcli.core.shares import parse_cap
 from wfcli.core.zoo_recipes import PlannedZoo, ZooRecipe, read_zoo_recipe
+from wfcli.engine.classes import check_data
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.teacher_jobs import make_teachers
 from wfcli.engine.train_teachers import (
     TrainTeachersConfig,
     check_options,
     check_place,
+    check_shares,
     plan_zoo,
     train_teachers,
     write_zoo,
@@ -66,7 +69,7 @@ def train_zoos(config: TrainZoosConfig, hooks: Hooks | None = None) -> TrainZoos
     for zoo in planned:
         with problems:
             options[zoo.name] = _options(config, recipe, zoo, source)
-            check_place(options[zoo.name])  # of all zoos before the first teacher is trained
+    _check_all(options, DataSpec(source, recipe.label_column), problems, hooks)
     problems.raise_all()
     base = None
     if recipe.base is not None:
@@ -83,10 +86,32 @@ def train_zoos(config: TrainZoosConfig, hooks: Hooks | None = None) -> TrainZoos
     return TrainZoosResult(config.output, written, time.monotonic() - began)
 
 
+def _check_all(options: Mapping[str, TrainTeachersConfig], data: DataSpec, problems: Problems, hooks: Hooks) -> None:
+    """Check the places, the data and the shares of all zoos, before the first teacher is trained."""
+    for zoo in options.values():
+        with problems:
+            check_place(zoo)
+    with problems:
+        check_data(data, ("teachers", "validation"), (), hooks)  # what is wrong with it is wrong for all zoos
+        for name, zoo in options.items():
+            with problems, _named(name):
+                check_shares(zoo)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say whose problems they are."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(*(f"{name}: {problem}" for problem in error.problems), hint=error.hint) from error
+
+
 def _options(config: TrainZoosConfig, recipe: ZooRecipe, zoo: PlannedZoo, source: str) -> TrainTeachersConfig:
     own = dict(zoo.options)
     if "images_per_teacher" in own:
-        own["images_per_teacher"] = parse_cap(str(own["images_per_teacher"]))
+        with _named(zoo.name):
+            own["images_per_teacher"] = parse_cap(str(own["images_per_teacher"]))
     init = recipe.init
     if recipe.base is not None:
         init = None if zoo is recipe.base else str(config.output / recipe.base.name / "teacher-00.safetensors")
