@@ -201,7 +201,7 @@ def refitted(bench: Bench, student: State, states: Sequence[State]) -> State:
     settings = input_config(bench.zoo.architecture)
     place = lineup.Bench(settings, torch.device("cpu"), 500, Silent())
     nets = Nets(place, bench.model, bench.head[0].removesuffix(".weight"), states)
-    return {**student, **refit_head(nets, student, probe_images(PROBES, settings.size, seed=1))}
+    return {**student, **refit_head(nets, student, probe_images(PROBES, settings.size, seed=1), real=False)}
 
 
 def prior_alone(generator: WeightFormer) -> WeightFormer:

@@ -407,6 +407,19 @@ def test_all_bad_arguments_at_once() -> None:
         find_architecture("vit_b_32", {"img_size": "big"})
 
 
+def test_patches_of_the_small_transformers() -> None:
+    shapes = {
+        name: spec.shape
+        for name, spec in key_layout(find_architecture("vit_tiny_cifar", {"patch_size": 8}), 10).items()
+    }
+    assert shapes["patch_embed.proj.weight"] == (192, 3, 8, 8)
+    assert shapes["pos_embed"] == (1, 17, 192)
+    with pytest.raises(ArchitectureError, match="vit_tiny_cifar: patch_size: got 5, expected one of 2, 4, 8, 16"):
+        find_architecture("vit_tiny_cifar", {"patch_size": 5})
+    with pytest.raises(ArchitectureError, match="vgg11_cifar: unknown argument 'patch_size'"):
+        find_architecture("vgg11_cifar", {"patch_size": 8})
+
+
 def test_arguments_that_timm_refuses() -> None:
     arch = find_architecture("resnet18", {"widht": 2})
     with pytest.raises(ArchitectureError, match=r"resnet18\(widht=2\): timm cannot build it: .*widht"):

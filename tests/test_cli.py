@@ -46,6 +46,9 @@ fuse CKPT...
   --dtype = keep (keep float32 bfloat16 float16)
   --guard --no-guard switch
   --probes = 0
+  --unlabelled
+  --images = 1000
+  --distill-steps = 100
   --seed = 0
   --device = auto (auto cpu cuda)
   --json switch

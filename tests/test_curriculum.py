@@ -28,6 +28,7 @@ from wfcli.core.data import to_input
 from wfcli.core.generator import WeightFormer, WeightFormerConfig
 from wfcli.core.methods import soup
 from wfcli.core.plan import plan_layers
+from wfcli.core.votes import presence
 
 State = dict[str, Tensor]
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ def ground_of(arch: Architecture, states: list[State]) -> Ground:
     model = build_model(arch, len(states[0][head_keys(arch)[0]]))
     plan = plan_layers(model, head_keys(arch)[0].removesuffix(".weight"))
     layers, constants = read_layers(plan, states, CPU)
-    nothing = Pool(torch.empty(0), torch.empty(0), torch.empty(0))
+    nothing = Pool(*[torch.empty(0)] * 4)
     everyone = tuple(range(len(states)))
     return Ground(model, plan, layers, constants, input_config(arch), nothing, nothing, everyone, (), ())
 
@@ -177,3 +178,27 @@ def test_students_agree_with_themselves_and_less_with_others() -> None:
     assert 0 < agreement(logits, others) == pytest.approx(float(agreement(others, logits)), rel=1e-5)
     one, other = torch.tensor([[50.0, 0.0]]), torch.tensor([[0.0, 50.0]])
     assert agreement(one, other) == pytest.approx(math.log(2), rel=1e-4)  # the most there can be
+
+
+def test_some_classes_are_a_task_of_their_own(vgg: tuple[list[State], Ground]) -> None:
+    states, ground = vgg
+    classes, index = torch.tensor([4, 0, 7]), torch.arange(len(states))
+    head = head_keys(find_architecture("vgg11_bn_cifar"))
+    smaller = [{**state, **{name: state[name][classes] for name in head}} for state in states]
+    few = ground_of(find_architecture("vgg11_bn_cifar", {"width": 0.125}), smaller)
+    with torch.no_grad():
+        got = generate_subset(eager(), ground, index, classes)
+        wanted = generate_subset(eager(), few, index)
+    assert {name: t.shape for name, t in got.items()} == {name: t.shape for name, t in wanted.items()}
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    assert student_logits(ground, got, pixels(), batch_statistics=False).shape == (16, 3)
+
+
+def test_what_is_wanted_of_some_classes() -> None:
+    log_probs = torch.randn(2, 5, 4).log_softmax(-1)
+    pool = Pool(torch.empty(5), torch.empty(5), log_probs, presence(log_probs))
+    index, batch, classes = torch.tensor([1, 0]), torch.tensor([3, 3, 1]), torch.tensor([2, 0])
+    whole = pool.wanted(index, batch).exp()
+    torch.testing.assert_close(whole.sum(1), torch.ones(3))
+    part = pool.wanted(index, batch, classes).exp()
+    torch.testing.assert_close(part, whole[:, classes] / whole[:, classes].sum(1, keepdim=True))

@@ -22,10 +22,12 @@ from wfcli.core.data import (
     Images,
     augment,
     available_splits,
+    check_unlabelled,
     iterate,
     load_class_names,
     load_images,
     load_labels,
+    load_unlabelled,
     normalise,
     to_input,
 )
@@ -584,3 +586,41 @@ def test_labels_are_those_of_the_images(
     wanted = {split: load_images(spec, split, 8).labels.tolist() for split in ("teachers", "validation")}
     monkeypatch.setattr(tables.Table, "pixels", None)  # no image is decoded
     assert {split: load_labels(spec, split) for split in wanted} == wanted
+
+
+# Without labels -------------------------------------------------------------------------------------------------------
+
+
+def test_unlabelled_images_of_a_labelled_dataset_are_those_to_train_on(parquet: DataSpec) -> None:
+    images = load_unlabelled(parquet.source, 8, limit=1000)
+    assert numbers(images) == numbers(load_images(parquet, "train", 8))
+    assert images.class_names == ()
+    assert set(images.labels.tolist()) == {-1}
+    some = load_unlabelled(parquet.source, 8, limit=20, seed=1)
+    assert len(some) == 20
+    assert set(numbers(some)) < set(numbers(images))
+    assert numbers(some) != numbers(load_unlabelled(parquet.source, 8, limit=20, seed=2))
+
+
+def test_unlabelled_parquet_files_of_any_name(tmp_path: Path) -> None:
+    write_split(tmp_path / "photos", "holidays", range(12), features={"img": datasets.Image()})
+    images = load_unlabelled(str(tmp_path / "photos"), 8, limit=1000)
+    assert sorted(numbers(images)) == list(range(12))
+    with pytest.raises(DataError, match="no parquet file is named after a split"):
+        load_images(DataSpec(str(tmp_path / "photos")), "train", 8)
+
+
+def test_a_flat_folder_of_images(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(encode(picture(number, (20, 30))))
+    assert len(load_unlabelled(str(tmp_path), 20, limit=4)) == 4
+    check_unlabelled(str(tmp_path))
+
+
+def test_no_images_at_all(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    with pytest.raises(DataError):
+        check_unlabelled(str(tmp_path))
+    write_split(tmp_path / "table", "train", range(3), features={"label": datasets.ClassLabel(names=NAMES)})
+    with pytest.raises(DataError, match="no column holds images"):
+        check_unlabelled(str(tmp_path / "table"))

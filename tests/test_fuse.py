@@ -14,18 +14,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import kl_div
+from torchvision.io import write_png
 
 from tests.conftest import Ran, TinyTeachers
 from wfcli.core.architectures import build_model, find_architecture, head_keys, input_config
 from wfcli.core.checkpoint import open_checkpoint, save_state
+from wfcli.core.data import DataSpec, load_images
 from wfcli.core.generator import Frame, WeightFormer, WeightFormerConfig, fingerprint
 from wfcli.core.generator_files import save_generator
 from wfcli.core.methods import soup
+from wfcli.core.metrics import ensemble
 from wfcli.core.plan import plan_layers
 from wfcli.core.probes import probe_images
 from wfcli.engine.hooks import Silent
 from wfcli.engine.lineup import Bench
-from wfcli.engine.polish import Nets, ensemble_answers, look
+from wfcli.engine.polish import Nets, look, teachers_answers
 
 Cli = Callable[..., Ran]
 README = Path(__file__).parent.parent / "README.md"
@@ -341,9 +344,65 @@ def test_probes_bring_the_head_alone_nearer_to_the_ensemble(wfcli: Cli, tmp_path
     bench = Bench(input_config(arch), torch.device("cpu"), 250, Silent())
     nets = Nets(bench, build_model(arch, 10), "head", teachers)
     others = probe_images(300, 32, seed=99)  # not those it was fitted on
-    together = ensemble_answers(nets, others, "")
+    together = ensemble(teachers_answers(nets, others, ""))
     apart = [kl_div(look(nets, s, others)[1], together, reduction="batchmean", log_target=True) for s in (soup, fitted)]
     assert apart[1] < 0.6 * apart[0]
+
+
+def pictures(folder: Path, number: int) -> Path:
+    """Write digits as PNG files into one folder, without any labels."""
+    digits = load_images(DataSpec("digits"), "train", 32, limit=number)
+    folder.mkdir()
+    for place, pixels in enumerate(digits.pixels[torch.arange(number)]):
+        write_png(pixels, str(folder / f"{place:03d}.png"))
+    return folder
+
+
+def test_images_without_labels_bring_the_student_above_the_soup(wfcli: Cli, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images", 200)
+    args = ("fuse", DIGITS, *DIGITS_ARCH, "--method", "soup", "--data", "digits", "--json", "-o")
+    plain = json.loads(wfcli(*args, tmp_path / "soup.safetensors").stdout)
+    learnt = ("--unlabelled", images, "--images", "150", "--distill-steps", "10")
+    ran = wfcli(*args, tmp_path / "learnt.safetensors", *learnt)
+    assert (ran.code, ran.stderr) == (0, "")
+    told = json.loads(ran.stdout)
+    assert (told["unlabelled"], told["calibrated"], plain["unlabelled"]) == (150, True, 0)
+    top1 = [next(r for r in t["comparison"]["rows"] if r["kind"] == "checkpoint")["top1"] for t in (plain, told)]
+    assert top1[1] > top1[0] + 0.05
+    record = open_checkpoint(tmp_path / "learnt.safetensors").provenance or {}
+    assert record["unlabelled"] == {"source": "images", "images": 150, "distill_steps": 10}
+    assert "calibration" not in record
+    wfcli(*args, tmp_path / "again.safetensors", *learnt)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "learnt.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--unlabelled", "digits", "--probes", "200"), "--probes and --unlabelled: got both, expected one"),
+        (("--unlabelled", "digits", "--images", "5"), "--images: got 5, expected at least 16"),
+        (("--unlabelled", "nowhere"), "data nowhere: no such folder"),
+        (("--images", "100"), "--images: of no use without --unlabelled"),
+    ],
+)
+def test_options_of_unlabelled_images(wfcli: Cli, tmp_path: Path, options: tuple[str, ...], problem: str) -> None:
+    ran = wfcli("fuse", DIGITS, *DIGITS_ARCH, *options, "-o", tmp_path / "s.safetensors")
+    assert ran.code in (1, 2)
+    assert problem in " ".join(ran.stderr.split())
+    assert not (tmp_path / "s.safetensors").exists()
+
+
+def test_a_head_that_cannot_be_fitted_is_distilled_all_the_same(wfcli: Cli, tmp_path: Path) -> None:
+    arch = find_architecture("deit_tiny_distilled_patch16_224", {"depth": 1, "embed_dim": 48, "img_size": 32})
+    torch.manual_seed(0)
+    states = [build_model(arch, 10).state_dict() for _ in range(2)]
+    args = ("--arch", "deit_tiny_distilled_patch16_224", *(a for k, v in arch.args for a in ("--arch-arg", f"{k}={v}")))
+    learnt = ("--unlabelled", pictures(tmp_path / "images", 32), "--distill-steps", "2")
+    out = tmp_path / "s.safetensors"
+    ran = wfcli("fuse", *saved(tmp_path, states), *args, "--method", "soup", *learnt, "-o", out)
+    assert ran.code == 0
+    assert "warning: head: the net's answer is not that of this layer alone" in " ".join(ran.stderr.split())
+    assert not same(load_file(out), soup(states))
 
 
 def test_a_net_of_another_kind_gets_the_soup_and_is_told_why(wfcli: Cli, tmp_path: Path) -> None:

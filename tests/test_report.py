@@ -170,6 +170,7 @@ def test_fuse_says_what_made_the_student() -> None:
         regime="the teachers share a base",
         calibrated=True,
         probes=0,
+        unlabelled=0,
         guard=None,
         seconds=2.34,
         comparison=COMPARISON,

@@ -62,6 +62,9 @@ def fuse(
     dtype: opt.DtypeOption = "keep",
     guard: opt.GuardOption = True,
     probes: opt.ProbesOption = 0,
+    unlabelled: opt.UnlabelledOption = None,
+    images: opt.ImagesOption = 1000,
+    distill_steps: opt.DistillSteps = 100,
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
     as_json: opt.JsonOption = False,
@@ -78,6 +81,8 @@ def fuse(
     of_data = ("split", "label_column", "classes", "calibration_images", "batch_size")
     if data is None and (given := _given(context, *of_data)):
         raise typer.BadParameter(f"{', '.join(given)}: of no use without --data")
+    if unlabelled is None and (given := _given(context, "images", "distill_steps")):
+        raise typer.BadParameter(f"{', '.join(given)}: of no use without --unlabelled")
     architecture = _architecture(arch, arch_arg)
     from wfcli.engine import fuse as engine
 
@@ -96,6 +101,9 @@ def fuse(
         dtype=dtype,
         guard=guard,
         probes=probes,
+        unlabelled=unlabelled,
+        images=images,
+        distill_steps=distill_steps,
     )
     _run(engine.fuse, config, report.fused, as_json)
 

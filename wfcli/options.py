@@ -96,6 +96,21 @@ ProbesOption = Annotated[
         "--probes", metavar="N", min=0, help="Fit the head to the ensemble on so many made-up images: 2000, say."
     ),
 ]
+UnlabelledOption = Annotated[
+    str | None,
+    typer.Option(
+        "--unlabelled",
+        metavar="D",
+        help="Images without labels to learn from: a folder of them, or what --data takes.",
+        show_default=False,
+    ),
+]
+ImagesOption = Annotated[
+    int, typer.Option("--images", metavar="N", min=1, help="How many of the unlabelled images, drawn at random.")
+]
+DistillSteps = Annotated[
+    int, typer.Option("--distill-steps", metavar="N", min=0, help="Steps of distillation on them, 128 images each.")
+]
 ZooOption = Annotated[
     list[str],
     typer.Option(

@@ -162,6 +162,7 @@ def fused(result: FuseResult) -> RenderableType:
         result.generator and f"generator {result.generator} ({(result.generator_digest or '')[:12]})",
         "BatchNorm calibrated" if result.calibrated else None,
         f"head fitted on {result.probes:,} made-up images" if result.probes else None,
+        f"learnt from {result.unlabelled:,} images without labels" if result.unlabelled else None,
     )
     table = [] if result.comparison is None else [Text(), compared(result.comparison)]
     return _stack(

@@ -16,6 +16,7 @@ from wfcli.errors import ArchitectureError
 ArchArg = str | int | float | bool
 
 SMALL_ARGS = ("width", "in_chans", "drop_rate")  # all that the nets of small_models take
+PATCH_SIZES = (2, 4, 8, 16)  # of the small Vision Transformers, in pixels of 32
 # Arguments of timm.create_model that are no choice of an architecture: they load files, or are set here.
 RESERVED_ARGS = {
     "num_classes": "the number of classes is read from the head, or from the data",
@@ -118,11 +119,15 @@ def _arg_problems(arch: Architecture) -> list[str]:
     entry = arch.entry
     if entry is None or not entry.step:
         return problems
+    allowed = (*SMALL_ARGS, "patch_size") if arch.timm_name.startswith("vit") else SMALL_ARGS
     problems += [
-        f"{arch.name}: unknown argument {key!r}, expected one of {', '.join(SMALL_ARGS)}"
+        f"{arch.name}: unknown argument {key!r}, expected one of {', '.join(allowed)}"
         for key in args
-        if key not in RESERVED_ARGS and key not in SMALL_ARGS
+        if key not in RESERVED_ARGS and key not in allowed
     ]
+    patch = args.get("patch_size", PATCH_SIZES[0])
+    if "patch_size" in allowed and patch not in PATCH_SIZES:
+        problems.append(f"{arch.name}: patch_size: got {patch!r}, expected one of {', '.join(map(str, PATCH_SIZES))}")
     width = args.get("width", 1.0)
     if isinstance(width, bool | str) or not 0 < width <= 64:
         problems.append(f"{arch.name}: width: got {width!r}, expected a number above 0 and at most 64")

@@ -23,6 +23,7 @@ from wfcli.core.methods import soup_tensor
 from wfcli.core.plan import LayerPlan, LayerSpec
 from wfcli.core.tokens import LayerTokens, RowProducts, from_tokens, row_products, to_tokens
 from wfcli.core.views import Views
+from wfcli.core.votes import weighted_votes
 
 
 @dataclass
@@ -32,6 +33,15 @@ class Pool:
     pixels: Tensor | Views  # uint8 [P, 3, H, W], augmented already: the teachers answered these very images
     labels: Tensor  # int64 [P]
     log_probs: Tensor  # [K, P, C]
+    present: Tensor  # log of how often a teacher answers with a class [K, C]
+
+    def wanted(self, index: Tensor, batch: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Return the log of what the teachers in `index` [T] say together of the images in `batch` [B]: [B, C].
+
+        With `classes`, of these alone.
+        """
+        votes = weighted_votes(self.log_probs[index][:, batch], self.present[index])
+        return votes if classes is None else votes[:, classes].log_softmax(1)
 
 
 @dataclass
@@ -71,12 +81,22 @@ def read_layers(
     return layers, constants
 
 
-def generate_subset(generator: WeightFormer, ground: Ground, index: Tensor) -> dict[str, Tensor]:
-    """Generate the student of the teachers in `index` [T]: name -> float32 tensor, with gradients to the generator."""
+def generate_subset(
+    generator: WeightFormer, ground: Ground, index: Tensor, classes: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Generate the student of the teachers in `index` [T]: name -> float32 tensor, with gradients to the generator.
+
+    With `classes`, the teachers are taken to know only these of theirs: the other rows of the heads are left out.
+    """
     state = generator.start(len(index))
     student = dict(ground.constants)
     for spec, tokens, products in ground.layers:
-        layer = generator.generate_layer(spec, tokens.subset(index), products.subset(index), state)
+        chosen = tokens.subset(index)
+        if spec.kind == "head" and classes is not None:
+            chosen = chosen.rows(classes)
+            layer = generator.generate_layer(spec, chosen, row_products(chosen), state)
+        else:
+            layer = generator.generate_layer(spec, chosen, products.subset(index), state)
         student.update(_in_shape(spec, layer, ground))
     return student
 

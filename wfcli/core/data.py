@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from wfcli.core.columns import image_column
 from wfcli.core.data_sources import open_table
 from wfcli.core.digits import Digits
 from wfcli.core.images import Images, augment, iterate, normalise, to_input
@@ -18,7 +19,7 @@ from wfcli.errors import DataError
 
 __all__ = [
     "ROLES", "DataSpec", "Images", "augment", "available_splits", "check_split", "iterate", "load_class_names",
-    "load_images", "load_labels", "normalise", "to_input",
+    "load_images", "load_labels", "load_unlabelled", "normalise", "to_input",
 ]  # fmt: skip
 
 
@@ -49,6 +50,27 @@ def load_images(spec: DataSpec, split: str, size: int, *, limit: int | None = No
         rows, labels = rows[chosen], labels[chosen]
     pixels = table.pixels(part, rows, size)
     return Images(spec.source, split, pixels, torch.from_numpy(labels).long(), names, table.flip)
+
+
+def load_unlabelled(source: str, size: int, *, limit: int, seed: int = 0) -> Images:
+    """Load at most `limit` images, drawn from `seed`, whatever they show: their labels are -1, and there are no names.
+
+    Of a dataset that has labels it is those of the role ``train``; else all of the training split, or of the only one.
+
+    Raises:
+        DataError: no such dataset, or images that cannot be read.
+    """
+    table = _open(source, labelled=False)
+    part = part_of(table.name, table.splits, "train") if "train" in table.splits else table.splits[0]
+    try:
+        rows = rows_of(table.splits, part, "train", table.labels(part, None)[0])
+    except DataError:  # no labels: nothing says which of the images other commands validate on
+        rows = np.arange(table.rows(part))
+    if not len(rows):
+        raise DataError(f"data {source}: no images in it", hint="give a folder of images, or of parquet files")
+    chosen = np.sort(np.random.RandomState(seed % 2**32).permutation(len(rows))[:limit])
+    pixels = table.pixels(part, rows[chosen], size)
+    return Images(source, part, pixels, torch.full((len(chosen),), -1), (), table.flip)
 
 
 def load_labels(spec: DataSpec, split: str) -> list[int]:
@@ -82,6 +104,17 @@ def check_split(spec: DataSpec, split: str) -> None:
     part_of(table.name, table.splits, split)
 
 
+def check_unlabelled(source: str) -> None:
+    """Make sure that there are images to load without labels, without decoding one.
+
+    Raises:
+        DataError: no such dataset, or no column of images.
+    """
+    table = _open(source, labelled=False)
+    if isinstance(table, Table):
+        image_column(table.name, table.features)
+
+
 def available_splits(spec: DataSpec) -> tuple[str, ...]:
     """Return those of `ROLES` that the dataset can serve."""
     splits = _open(spec.source).splits
@@ -102,8 +135,8 @@ def _rows(table: Table | Digits, spec: DataSpec, split: str) -> tuple[str, np.nd
     return part, rows, number[all_labels[rows]], tuple(names[c] for c in chosen)
 
 
-def _open(source: str) -> Table | Digits:
-    return Digits() if source == "digits" else open_table(source)
+def _open(source: str, labelled: bool = True) -> Table | Digits:
+    return Digits() if source == "digits" else open_table(source, labelled)
 
 
 def parse_classes(text: str, names: Sequence[str]) -> list[int]:

@@ -26,8 +26,10 @@ SPELLINGS = (
 )
 
 
-def open_table(source: str) -> Table:
+def open_table(source: str, labelled: bool = True) -> Table:
     """Open a dataset by what the user typed: a folder, ``hf:owner/name[@revision][:config]`` or ``owner/name``.
+
+    Where no labels are needed, a folder may hold images and parquet files of any names: they are its training split.
 
     Raises:
         DataError: there is no such dataset, or nothing in it that can be read.
@@ -38,7 +40,7 @@ def open_table(source: str) -> Table:
             raise DataError(f"data {source}: not a name on the Hub", hint=f"use {SPELLINGS}")
         return _open_hub(source[3:], spelled_out=True)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, labelled)
     # Where the parent folder is there, it is a path with a typing error, and is not looked for on the Hub.
     if HUB_ID.fullmatch(source) and not path.exists() and not path.parent.exists() and not source.startswith("."):
         return _open_hub(source, spelled_out=False)
@@ -46,11 +48,13 @@ def open_table(source: str) -> Table:
     raise DataError(f"data {source}: {what}", hint=f"use {SPELLINGS}")
 
 
-def _open_folder(path: Path) -> Table:
+def _open_folder(path: Path, labelled: bool) -> Table:
     parquet = sorted(path.rglob("*.parquet"))
     if parquet:
-        return _open_parquet(path, parquet)
+        return _open_parquet(path, parquet, labelled)
     folders = {SPLIT_NAMES[f.name.lower()]: f for f in sorted(path.iterdir()) if f.name.lower() in SPLIT_NAMES}
+    if not folders and not labelled and _has_images(path):
+        return _local_table("imagefolder", path, {"train": [str(path / "**")]}, drop_labels=True)
     if not folders:
         raise DataError(
             f"data {path}: neither parquet files nor the folders of an image dataset",
@@ -61,7 +65,13 @@ def _open_folder(path: Path) -> Table:
     )
 
 
-def _open_parquet(path: Path, files: list[Path]) -> Table:
+def _has_images(path: Path) -> bool:
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    return any(file.suffix.lower() in ImageFolder.EXTENSIONS for file in path.rglob("*"))
+
+
+def _open_parquet(path: Path, files: list[Path], labelled: bool) -> Table:
     folders = sorted({str(f.parent.relative_to(path)) for f in files})
     if len(folders) > 1:
         raise DataError(f"data {path}: parquet files in several folders: {', '.join(folders)}", hint="name one of them")
@@ -70,6 +80,8 @@ def _open_parquet(path: Path, files: list[Path]) -> Table:
         split = SPLIT_NAMES.get(re.split(r"[-.]", file.name)[0].lower())
         if split is not None:  # others ("unsupervised-...") are left alone
             by_split.setdefault(split, []).append(str(file))
+    if not by_split and not labelled:
+        by_split = {"train": [str(file) for file in files]}
     if not by_split:
         raise DataError(
             f"data {path}: no parquet file is named after a split: {', '.join(f.name for f in files[:5])}",

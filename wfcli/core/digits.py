@@ -33,6 +33,10 @@ class Digits:
         _, labels = _load()
         return labels[_rows(split)], tuple("0123456789")
 
+    def rows(self, split: str) -> int:
+        """Count the images of a split."""
+        return len(_rows(split))
+
     def pixels(self, split: str, rows: np.ndarray, size: int) -> Tensor:
         """Return the images at `rows` as uint8 [B, 3, size, size]: three equal channels, resized bilinearly."""
         gray, _ = _load()

@@ -2,7 +2,7 @@
 
     vgg11_cifar, vgg11_bn_cifar        8 convolutions, global average pooling, one linear head
     resnet18_cifar, resnet50_cifar     timm's ResNet with a 3 x 3 stem of stride 1 and no max pooling
-    vit_tiny_cifar, vit_base_cifar     timm's VisionTransformer with patches of 4 x 4
+    vit_tiny_cifar, vit_base_cifar     timm's VisionTransformer with patches of 4 x 4 (`patch_size`)
 
 Importing this module registers them; `architectures.build_model` does so.
 B images, C classes, N channels, H x W pixels.
@@ -138,11 +138,11 @@ class SmallResNet(ResNet):  # type: ignore[misc]
 
 
 class SmallVisionTransformer(VisionTransformer):  # type: ignore[misc]
-    """timm's VisionTransformer for 32 x 32 pixels in patches of 4 x 4; `width` scales the number of heads."""
+    """timm's VisionTransformer for 32 x 32 pixels, in patches of 4 x 4; `width` scales the number of heads."""
 
-    def __init__(self, *, heads: int, width: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, *, heads: int, width: float = 1.0, patch_size: int = 4, **kwargs: Any) -> None:
         dim = scaled(heads * HEAD_DIM, width, HEAD_DIM)
-        super().__init__(img_size=32, patch_size=4, embed_dim=dim, num_heads=dim // HEAD_DIM, **kwargs)
+        super().__init__(img_size=32, patch_size=patch_size, embed_dim=dim, num_heads=dim // HEAD_DIM, **kwargs)
 
 
 def _build(net: type[nn.Module], variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:

@@ -44,6 +44,16 @@ class Table:
             names, values = name_classes(values, others)
         return check_labels(values, names, f"data {self.name}: {split}", column), names
 
+    def rows(self, split: str) -> int:
+        """Count the rows of a split, without a column of images if it has others.
+
+        Raises:
+            DataError: no column of images.
+        """
+        images = image_column(self.name, self.features)
+        column = next((name for name in self.features if name != images), images)
+        return sum(int(batch.num_rows) for batch in self._batches(split, column))
+
     def pixels(self, split: str, rows: np.ndarray, size: int) -> Tensor | LazyPixels:
         """Decode the images at `rows` (ascending, at least one), into memory where they fit.
 

@@ -35,6 +35,11 @@ class LayerTokens:
         weight = None if self.weight is None else self.weight[index]
         return LayerTokens(weight, self.affines[:, index], None if self.running is None else self.running[:, index])
 
+    def rows(self, index: Tensor) -> LayerTokens:
+        """Return the tokens of the channels in `index` [N']; of a head these are classes."""
+        weight = None if self.weight is None else self.weight[:, index]
+        return LayerTokens(weight, self.affines[..., index], None if self.running is None else self.running[..., index])
+
 
 @dataclass
 class RowProducts:

@@ -8,37 +8,32 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wfcli.core.architectures import Architecture, input_config, match_layout
+from wfcli.core.architectures import Architecture, match_layout
 from wfcli.core.checkpoint import check_writable, open_checkpoint, write_checkpoint
 from wfcli.core.devices import pick_device
-from wfcli.core.layouts import STATISTICS
 from wfcli.core.methods import METHODS
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
-from wfcli.engine.provenance import data_record, known_classes, made_by
-from wfcli.engine.student import DTYPES, average, calibrate, cast, generate, is_finite, join, output_specs
+from wfcli.engine.making import Work, looked_at, needs_images, sees_colours, tensors_of
+from wfcli.engine.provenance import data_record, known_classes, made_by, source_name
+from wfcli.engine.student import DTYPES, cast, output_specs
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
 from wfcli.errors import DataError, GeneratorError, Problems, WfError
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from wfcli.core.checkpoint import TensorSpec
     from wfcli.core.data import DataSpec
     from wfcli.core.guard import Verdict
     from wfcli.engine.evaluate import Comparison
     from wfcli.engine.fitting import Fitted, Loaded
-    from wfcli.engine.polish import Nets
 
 
-LOOK_PIXELS = 256 * 32 * 32  # of made-up images at a time
 LEAST_PROBES = 100
+LEAST_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,9 @@ class FuseConfig:
     dtype: str = "keep"  # or float32, bfloat16, float16
     guard: bool = True  # against a generator's student that is worse than the soup
     probes: int = 0  # made-up images to fit the head on
+    unlabelled: str | None = None  # images without labels to learn from
+    images: int = 1000  # of those
+    distill_steps: int = 100  # on those
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class FuseResult:
     regime: str | None  # how the teachers are related, one sentence; None where the method does not ask
     calibrated: bool
     probes: int  # made-up images that the head was fitted on
+    unlabelled: int  # real images without labels that it has learnt from
     guard: Verdict | None  # None: not asked
     seconds: float  # without the comparison
     comparison: Comparison | None = None
@@ -100,13 +99,13 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     found = _fit(config, teachers, checked, loaded, hooks)
     work = Work(config, teachers, checked, output_specs(teachers, config.dtype), device, hooks)
     offered = found.loaded if found else None
-    calibrated = _needs_images(config, teachers)
-    verdict = None
-    if calibrated or config.probes or (offered is not None and config.guard):
-        student, verdict = _looked_at(work, offered, calibrated)
+    calibrated = needs_images(config, teachers)
+    verdict, seen = None, 0
+    if calibrated or config.probes or config.unlabelled or (offered is not None and config.guard):
+        student, verdict, seen = looked_at(work, offered, calibrated)
         tensors = iter(student.items())
     else:
-        tensors = _tensors(work, offered)  # as they come: the student is never in memory as a whole
+        tensors = tensors_of(work, offered)  # as they come: the student is never in memory as a whole
     broken = verdict is not None and verdict.broken
     loaded, rejected = (None, offered) if broken else (offered, None)
     record = _record(config, teachers, loaded, rejected, calibrated)
@@ -123,95 +122,11 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         regime=found.regime.sentence(names) if found else None,
         calibrated=calibrated,
         probes=config.probes,
+        unlabelled=seen,
         guard=verdict,
         seconds=seconds,
         comparison=_compare(config, teachers, hooks),
     )
-
-
-@dataclass(frozen=True)
-class Work:
-    """What the steps of one fuse share."""
-
-    config: FuseConfig
-    teachers: Teachers
-    checked: Sequence[Finite]
-    specs: Mapping[str, TensorSpec]
-    device: torch.device
-    hooks: Hooks
-
-    def nets(self) -> Nets:
-        """Prepare to run teachers and student as nets."""
-        from wfcli.engine.lineup import Bench
-        from wfcli.engine.polish import open_nets
-
-        settings = input_config(self.config.architecture)
-        at_once = max(4, LOOK_PIXELS // settings.size**2)
-        bench = Bench(settings, self.device, at_once, self.hooks)
-        return open_nets(bench, self.config.architecture, self.teachers, self.checked)
-
-
-def _tensors(work: Work, generator: Loaded | None) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of the generator's student, or without one those of the soup."""
-    if generator is None:
-        return average(work.specs, work.checked, work.hooks)
-    arch = work.config.architecture
-    return generate(arch, work.teachers, work.checked, generator.generator, work.device, work.hooks)
-
-
-def _looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[dict[str, Tensor], Verdict | None]:
-    """Return the student, calibrated, guarded and with its head fitted, as was asked for, and what the guard found."""
-    config, teachers = work.config, work.teachers
-    images = None
-    if config.data is not None and config.calibration_images:
-        from wfcli.core.data import load_images
-
-        side = input_config(config.architecture).size
-        images = load_images(config.data, "train", side, limit=config.calibration_images, seed=config.seed)
-
-    def finished(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        made = join(tensors)
-        raise_nonfinite(work.checked)
-        if calibrated and images is not None:
-            calibrate(made, config.architecture, teachers, images, config.seed, work.device, work.hooks)
-        return made
-
-    student, verdict = finished(_tensors(work, generator)), None
-    if generator is not None and config.guard and (images is not None or _sees_colours(config)) and is_finite(student):
-        from wfcli.core.probes import probe_images
-        from wfcli.engine.polish import first_pixels, guard, guard_probes
-
-        soup, side = finished(_tensors(work, None)), input_config(config.architecture).size
-        number = guard_probes(side)
-        pixels = probe_images(number, side) if images is None else first_pixels(images, number)
-        view = teachers.layout.timm_view
-        verdict = guard(work.nets(), view(student), view(soup), pixels)
-        if verdict.broken:
-            where, other = ("", "") if images is not None else (" on made-up images", ", --data looks at real images")
-            work.hooks.warn(
-                f"the student of {generator.name} is worse than the soup{where}: {verdict.sentence()}; "
-                f"the soup is written instead (--no-guard keeps the student{other})"
-            )
-            student = soup
-    if config.probes:
-        _refit(work, student)
-    return student, verdict
-
-
-def _sees_colours(config: FuseConfig) -> bool:
-    return dict(config.architecture.args).get("in_chans", 3) == 3
-
-
-def _refit(work: Work, student: dict[str, Tensor]) -> None:
-    """Fit the head of `student`, in place, on made-up images."""
-    from wfcli.core.probes import probe_images
-    from wfcli.engine.polish import refit_head
-
-    nets, layout = work.nets(), work.teachers.layout
-    pixels = probe_images(work.config.probes, nets.bench.settings.size, work.config.seed + 1)  # not the guard's
-    for timm_name, tensor in refit_head(nets, layout.timm_view(student), pixels).items():
-        name, shape = layout.to_file[timm_name]
-        student[name] = tensor.reshape(shape)
 
 
 def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None]:
@@ -239,9 +154,14 @@ def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None]:
         heads = [head_of(checkpoint, teachers.num_classes) for checkpoint in teachers.checkpoints] if teachers else []
         with problems:
             check_data(config.data, [config.split], heads, hooks)
-        if teachers and _needs_images(config, teachers):
+        if teachers and config.unlabelled is None and needs_images(config, teachers):
             with problems:
                 _check_training_split(config.data)
+    if config.unlabelled is not None:
+        from wfcli.core.data import check_unlabelled
+
+        with problems:
+            check_unlabelled(config.unlabelled)
     problems.raise_all()
     assert teachers is not None
     return teachers, loaded
@@ -264,8 +184,16 @@ def _check_options(config: FuseConfig) -> None:
         raise WfError(
             f"--probes: got {config.probes}, expected 0 or at least {LEAST_PROBES}", hint="2000 is a good number"
         )
-    if config.probes and not _sees_colours(config):
+    if config.probes and not sees_colours(config):
         raise WfError("--probes: made-up images have 3 channels, the net has another number", hint="leave out --probes")
+    if config.unlabelled is not None and config.probes:
+        raise WfError(
+            "--probes and --unlabelled: got both, expected one", hint="real images tell more: leave out --probes"
+        )
+    if config.unlabelled is not None and config.images < LEAST_IMAGES:
+        raise WfError(
+            f"--images: got {config.images}, expected at least {LEAST_IMAGES}", hint="a few hundred are worth while"
+        )
     if config.batch_size < 1:
         raise WfError(f"--batch-size: got {config.batch_size}, expected at least 1", hint="see wfcli fuse --help")
 
@@ -279,12 +207,6 @@ def _check_training_split(data: DataSpec) -> None:
             f"data {data.source}: no training split to calibrate BatchNorm with; it has {', '.join(splits)}",
             hint="give data with a training split, or leave the calibration out: --calibration-images 0",
         )
-
-
-def _needs_images(config: FuseConfig, teachers: Teachers) -> bool:
-    """Tell whether the student's BatchNorm is to be calibrated."""
-    has_statistics = any(name.endswith(STATISTICS) for name, _ in teachers.layout.to_timm.values())
-    return config.data is not None and config.calibration_images > 0 and has_statistics
 
 
 def _fit(
@@ -319,7 +241,11 @@ def _record(
         record["rejected"] = {"name": rejected.name, "sha256": rejected.digest}  # its student was worse than the soup
     if config.probes:
         record["probes"] = config.probes
-    if config.data is not None and calibrated:
+    if config.unlabelled is not None:
+        source = source_name(config.unlabelled)
+        steps = config.distill_steps
+        record["unlabelled"] = {"source": source, "images": config.images, "distill_steps": steps}
+    elif config.data is not None and calibrated:
         record["calibration"] = {**data_record(config.data), "images": config.calibration_images}
     return record
 

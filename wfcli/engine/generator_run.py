@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wfcli.engine.train_generator import TrainGeneratorConfig
 
 CE_WEIGHT = 1.0
+LEAST_CLASSES = 3
 GRADIENT_NORM = 1.0
 WARMUP = 0.05
 PRIOR_RATE = 0.05  # of the learning rate: the prior is in the unit of weights
@@ -129,16 +130,26 @@ class GeneratorRun:
         size = 2 + _integer(draw, most - 1)
         places = torch.randperm(len(ground.teachers), generator=draw)[:size]
         index = torch.tensor(ground.teachers)[places].to(self.device)
-        batch = torch.randint(len(ground.train.labels), (self.config.batch_size,), generator=draw).to(self.device)
+        labels, classes = ground.train.labels, None
+        images: Tensor | None = None
+        if _integer(draw, 2):
+            # Half of the time a task of some of the classes alone: there are few tasks, and many such parts of them.
+            number = int(labels.max()) + 1
+            some = LEAST_CLASSES + _integer(draw, max(1, number - LEAST_CLASSES))
+            classes = torch.randperm(number, generator=draw)[:some].to(self.device)
+            images = torch.isin(labels, classes).nonzero()[:, 0]
+        pool = len(labels) if images is None else len(images)
+        batch = torch.randint(pool, (self.config.batch_size,), generator=draw).to(self.device)
+        batch = batch if images is None else images[batch]
+        labels = labels[batch] if classes is None else (labels[batch][:, None] == classes).int().argmax(1)
         batch_statistics = bool(_integer(draw, 2))
-        student = generate_subset(self.generator, ground, index)
+        student = generate_subset(self.generator, ground, index, classes)
         logits = student_logits(ground, student, ground.train.pixels[batch], batch_statistics)
-        wanted = ground.train.log_probs[index][:, batch].logsumexp(0) - torch.tensor(float(size)).log()  # [B, C]
-        loss = distillation_loss(logits, wanted, ground.train.labels[batch], CE_WEIGHT)
+        loss = distillation_loss(logits, ground.train.wanted(index, batch, classes), labels, CE_WEIGHT)
         if self.shift_weight and size > 2:
             # Shift consistency (2210.01973): without one of the teachers the student is nearly the same.
             keep = torch.arange(size) != _integer(draw, size)
-            cut = generate_subset(self.generator, ground, index[keep.to(self.device)])
+            cut = generate_subset(self.generator, ground, index[keep.to(self.device)], classes)
             others = student_logits(ground, cut, ground.train.pixels[batch], batch_statistics)
             loss = loss + self.shift_weight * agreement(logits, others)
         return loss

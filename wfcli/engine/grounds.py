@@ -22,13 +22,14 @@ from wfcli.core.plan import plan_layers
 from wfcli.core.selection import parse_selection
 from wfcli.core.training import seed_for
 from wfcli.core.views import Views, make_views
+from wfcli.core.votes import presence
 from wfcli.core.zoo import FILE, Zoo, read_zoo
 from wfcli.engine.classes import check_data, head_of
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
 from wfcli.errors import CheckpointError, DataError, GeneratorError, Problems, SourceError
 
-VIEWS = 4  # augmented copies of the generator's images; every teacher answers each of them once
+VIEWS = 2  # augmented copies of the generator's images; every teacher answers each of them once
 VALIDATION_IMAGES = 5000
 HELD_OUT_SHARE = 0.3  # of the teachers of a zoo that is not held out whole
 # How many images the teachers answer at a time: a thousand small ones, fewer large ones.
@@ -144,7 +145,8 @@ def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
     checking = load_images(zoo.data, "validation", settings.size, limit=VALIDATION_IMAGES)
 
     def pool(pixels: Tensor | Views, labels: Tensor) -> Pool:
-        return Pool(pixels, labels.to(device), _answers(model, states, pixels, settings))
+        answers = _answers(model, states, pixels, settings)
+        return Pool(pixels, labels.to(device), answers, presence(answers))
 
     return Ground(
         model=model,

@@ -32,10 +32,14 @@ def made_by(verb: str, arch: Architecture, seed: int) -> dict[str, Any]:
     }
 
 
-def data_record(spec: DataSpec) -> dict[str, Any]:
+def source_name(source: str) -> str:
     """Name a dataset: of a local folder, its base name."""
-    source = Path(spec.source).resolve().name if Path(spec.source).exists() else spec.source
-    return {"source": source, "label_column": spec.label_column, "classes": spec.classes}
+    return Path(source).resolve().name if Path(source).exists() else source
+
+
+def data_record(spec: DataSpec) -> dict[str, Any]:
+    """Name a dataset and what is taken of it."""
+    return {"source": source_name(spec.source), "label_column": spec.label_column, "classes": spec.classes}
 
 
 def class_names(checkpoint: Checkpoint) -> tuple[str, ...] | None:

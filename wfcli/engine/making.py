@@ -1,0 +1,159 @@
+"""From opened teachers to the tensors of their student: as they come, or looked at and finished in memory.
+
+Without a guard, data or probes the student is never in memory as a whole; with any of them it is, beside one net at a
+time that runs on the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wfcli.core.architectures import input_config
+from wfcli.core.layouts import STATISTICS
+from wfcli.engine.finite import Finite, raise_nonfinite
+from wfcli.engine.hooks import Hooks
+from wfcli.engine.student import average, calibrate, generate, is_finite, join
+from wfcli.engine.teachers import Teachers
+from wfcli.errors import ArchitectureError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from wfcli.core.checkpoint import TensorSpec
+    from wfcli.core.guard import Verdict
+    from wfcli.core.images import Images
+    from wfcli.engine.fitting import Loaded
+    from wfcli.engine.fuse import FuseConfig
+    from wfcli.engine.polish import Nets
+
+LOOK_PIXELS = 256 * 32 * 32  # of images that nets are looked at with, at a time
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the steps of one fuse share."""
+
+    config: FuseConfig
+    teachers: Teachers
+    checked: Sequence[Finite]
+    specs: Mapping[str, TensorSpec]
+    device: torch.device
+    hooks: Hooks
+
+    def nets(self) -> Nets:
+        """Prepare to run teachers and student as nets."""
+        from wfcli.engine.lineup import Bench
+        from wfcli.engine.polish import open_nets
+
+        settings = input_config(self.config.architecture)
+        at_once = max(4, LOOK_PIXELS // settings.size**2)
+        bench = Bench(settings, self.device, at_once, self.hooks)
+        return open_nets(bench, self.config.architecture, self.teachers, self.checked)
+
+
+def tensors_of(work: Work, generator: Loaded | None) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of the generator's student, or without one those of the soup."""
+    if generator is None:
+        return average(work.specs, work.checked, work.hooks)
+    arch = work.config.architecture
+    return generate(arch, work.teachers, work.checked, generator.generator, work.device, work.hooks)
+
+
+def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[dict[str, Tensor], Verdict | None, int]:
+    """Return the student, calibrated, guarded and fitted to its teachers as was asked for.
+
+    And what the guard found, and the number of unlabelled images.
+    """
+    config, teachers = work.config, work.teachers
+    images = _load_images(config)
+
+    def finished(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        made = join(tensors)
+        raise_nonfinite(work.checked)
+        if calibrated and images is not None:
+            calibrate(made, config.architecture, teachers, images, config.seed, work.device, work.hooks)
+        return made
+
+    student, verdict = finished(tensors_of(work, generator)), None
+    if generator is not None and config.guard and (images is not None or sees_colours(config)) and is_finite(student):
+        from wfcli.core.probes import probe_images
+        from wfcli.engine.polish import first_pixels, guard, guard_probes
+
+        soup, side = finished(tensors_of(work, None)), input_config(config.architecture).size
+        number = guard_probes(side)
+        pixels = probe_images(number, side) if images is None else first_pixels(images, number)
+        view = teachers.layout.timm_view
+        verdict = guard(work.nets(), view(student), view(soup), pixels)
+        if verdict.broken:
+            where, other = ("", "") if images is not None else (" on made-up images", ", --data looks at real images")
+            work.hooks.warn(
+                f"the student of {generator.name} is worse than the soup{where}: {verdict.sentence()}; "
+                f"the soup is written instead (--no-guard keeps the student{other})"
+            )
+            student = soup
+    if config.probes:
+        _refit_on_probes(work, student)
+    if config.unlabelled is None or images is None:
+        return student, verdict, 0
+    _learn(work, student, images)
+    return student, verdict, len(images)
+
+
+def _load_images(config: FuseConfig) -> Images | None:
+    """Load the images to look at nets with: those without labels, else those that calibrate, else none."""
+    side = input_config(config.architecture).size
+    if config.unlabelled is not None:
+        from wfcli.core.data import load_unlabelled
+
+        return load_unlabelled(config.unlabelled, side, limit=config.images, seed=config.seed)
+    if config.data is not None and config.calibration_images:
+        from wfcli.core.data import load_images
+
+        return load_images(config.data, "train", side, limit=config.calibration_images, seed=config.seed)
+    return None
+
+
+def sees_colours(config: FuseConfig) -> bool:
+    """Tell whether the net takes images of three channels, as made-up ones have."""
+    return dict(config.architecture.args).get("in_chans", 3) == 3
+
+
+def _refit_on_probes(work: Work, student: dict[str, Tensor]) -> None:
+    """Fit the head of `student`, in place, on made-up images."""
+    from wfcli.core.probes import probe_images
+    from wfcli.engine.polish import refit_head
+
+    nets = work.nets()
+    pixels = probe_images(work.config.probes, nets.bench.settings.size, work.config.seed + 1)  # not the guard's
+    _update(work, student, refit_head(nets, work.teachers.layout.timm_view(student), pixels, real=False))
+
+
+def _learn(work: Work, student: dict[str, Tensor], images: Images) -> None:
+    """Bring `student`, in place, nearer to what its teachers say together of images without labels."""
+    from wfcli.engine.polish import distill, first_pixels, refit_head
+
+    nets, view, config = work.nets(), work.teachers.layout.timm_view, work.config
+    try:
+        _update(work, student, refit_head(nets, view(student), first_pixels(images, len(images)), real=True))
+    except ArchitectureError as error:
+        work.hooks.warn(f"{error.problems[0]}: its head is not fitted on its own")
+    if config.distill_steps:
+        _update(work, student, distill(nets, view(student), images, config.distill_steps, config.seed))
+
+
+def _update(work: Work, student: dict[str, Tensor], learnt: Mapping[str, Tensor]) -> None:
+    """Write tensors with timm's names to `student`, in place."""
+    for timm_name, tensor in learnt.items():
+        if timm_name in work.teachers.layout.to_file:  # counters may be missing from old files
+            name, shape = work.teachers.layout.to_file[timm_name]
+            student[name] = tensor.reshape(shape)
+
+
+def needs_images(config: FuseConfig, teachers: Teachers) -> bool:
+    """Tell whether the student's BatchNorm is to be calibrated."""
+    has_statistics = any(name.endswith(STATISTICS) for name, _ in teachers.layout.to_timm.values())
+    given = config.unlabelled is not None or (config.data is not None and config.calibration_images > 0)
+    return given and has_statistics
