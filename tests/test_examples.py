@@ -94,3 +94,44 @@ def test_rows_with_seeds_are_compared_subset_by_subset() -> None:
     lines = differences({"split data, K = 3": rows})
     assert lines[0].endswith("generator, data-free: +10.00 ± 0.00 (+10.00 to +10.00)")
     assert lines[1].endswith("ensemble: +20.00 ± 0.00 (+20.00 to +20.00)")
+
+
+FIGURES = {
+    "dirichlet 0.3/test-00/3/0/soup, data-free": 0.40,
+    "dirichlet 0.3/test-00/3/1/soup, data-free": 0.44,
+    "dirichlet 0.3/test-00/3/0/ensemble": 0.60,
+    "dirichlet 0.3/test-00/3/1/ensemble": 0.64,
+    "dirichlet 0.3/test-00/3/0/generator vgg-0, data-free": 0.50,
+    "dirichlet 0.3/test-00/3/0/generator vgg-1, data-free": 0.54,
+    "dirichlet 0.3/test-00/3/1/generator vgg-0, data-free": 0.58,
+    "dirichlet 0.3/test-00/3/1/generator vgg-1, data-free": 0.62,
+    "dirichlet 0.3/test-00/3/0/generator vgg-no-flow-0, data-free": 0.1,
+    "dirichlet 0.3/test-00/3/0/FedAvg (by number of images), calibrated": 0.46,
+    "dirichlet 0.3/test-00/3/1/FedAvg (by number of images), calibrated": 0.46,
+    "dirichlet 0.3/test-00/3/0/head rows by their distance ^2, calibrated": 0.30,
+    "dirichlet 0.3/test-00/3/1/head rows by their distance ^2, calibrated": 0.48,
+    "dirichlet 0.3/test-00/6/0/soup, data-free": 0.30,
+    "dirichlet 0.3/test-00/6/0/ensemble": 0.70,
+    "dirichlet 0.3/test-00/one net trained on all images": 0.9,
+    "dirichlet 0.1/test-00/3/0/ensemble": 0.2,
+}
+
+
+def test_figures_of_silo_teachers_are_averaged_over_seeds_then_pairs() -> None:
+    from write_silo_results import differences, one_shot_table, rows_of
+
+    result = {"figures": FIGURES}
+    rows = rows_of(result, "dirichlet 0.3", 3)
+    assert rows["generator vgg, data-free"] == pytest.approx({"test-00/3/0": 0.52, "test-00/3/1": 0.60})
+    assert set(rows["ensemble"]) == {"test-00/3/0", "test-00/3/1"}
+    table = one_shot_table({"vgg": result}, ["soup, data-free", "**generator of this kind of net, data-free**"], (3,))
+    # Half the interval of two pairs is 12.706 times half their difference.
+    assert table.splitlines()[2:] == [
+        "| soup, data-free | 42.0 ± 25.4 |",
+        "| **generator of this kind of net, data-free** | 56.0 ± 50.8 |",
+    ]
+    lines = differences({"vgg": result})
+    assert "VGG-11 (BatchNorm), K = 3: generator vgg, data-free - soup, data-free: +14.0 ± 25.4" in lines
+    # The best heuristic by its mean is FedAvg, though the other one is best on one pair.
+    assert "VGG-11 (BatchNorm), K = 3: generator vgg, data-free - best heuristic: +10.0 ± 50.8" in lines
+    assert "VGG-11 (BatchNorm), K = 3: generator vgg, data-free: 70 % of the gap from soup to ensemble" in lines

@@ -132,8 +132,9 @@ class GeneratorRun:
         index = torch.tensor(ground.teachers)[places].to(self.device)
         labels, classes = ground.train.labels, None
         images: Tensor | None = None
-        if _integer(draw, 2):
+        if _integer(draw, 2) and not self.generator.prior:
             # Half of the time a task of some of the classes alone: there are few tasks, and many such parts of them.
+            # A prior belongs to all classes.
             number = int(labels.max()) + 1
             some = LEAST_CLASSES + _integer(draw, max(1, number - LEAST_CLASSES))
             classes = torch.randperm(number, generator=draw)[:some].to(self.device)
