@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -192,7 +193,8 @@ def fused(bench: Bench, generator: WeightFormer, states: Sequence[State], destro
                 seen.affines[:, t] = seen.affines[:, t][:, order]
                 if seen.running is not None:
                     seen.running[:, t] = seen.running[:, t][:, order]
-            student.update(generator.generate_layer(spec, tokens, row_products(seen), state))
+            layer = generator.generate_layer(spec, tokens, row_products(seen), state)
+            student.update({name: tensor.reshape(states[0][name].shape) for name, tensor in layer.items()})
     return student
 
 
@@ -201,7 +203,13 @@ def refitted(bench: Bench, student: State, states: Sequence[State]) -> State:
     settings = input_config(bench.zoo.architecture)
     place = lineup.Bench(settings, torch.device("cpu"), 500, Silent())
     nets = Nets(place, bench.model, bench.head[0].removesuffix(".weight"), states)
-    return {**student, **refit_head(nets, student, probe_images(PROBES, settings.size, seed=1), real=False)}
+    return {**student, **refit_head(nets, student, made_up(settings.size), real=False)}
+
+
+@lru_cache(maxsize=1)
+def made_up(side: int) -> Tensor:
+    """Return the images that heads are fitted on."""
+    return probe_images(PROBES, side, seed=1)
 
 
 def prior_alone(generator: WeightFormer) -> WeightFormer:

@@ -1,6 +1,6 @@
 """One picture of what a generator does with silo teachers: which layers, rows and teachers get weight, and why.
 
-Left: per layer, how far the teachers' weights are from equal ones, and how much channels are scaled. Middle: the head's
+Left: per layer, how far the weights that rows give the teachers are from equal ones. Middle: the head's
 weights of one set of teachers, class by class, beside the images of the class that each has seen. Right: weight against
 that share of images, all test teachers.
 
@@ -22,10 +22,10 @@ from torch import Tensor
 
 from wfcli.core.architectures import build_model, head_keys
 from wfcli.core.checkpoint import open_checkpoint
-from wfcli.core.generator import WeightFormer
+from wfcli.core.generator import GATE, WeightFormer
 from wfcli.core.generator_files import load_generator
 from wfcli.core.plan import plan_layers
-from wfcli.core.tokens import row_products, to_tokens
+from wfcli.core.tokens import layer_deviation, row_products, to_tokens
 from wfcli.core.zoo import read_zoo
 
 mpl.use("svg")
@@ -42,7 +42,7 @@ class Look:
     names: list[str]  # of the layers
     unequal: list[float]  # per layer: mean over its channels of 1 - entropy of the weights / log T
     head: Tensor  # weights of the class rows [T, C]
-    given_up: Tensor  # share of its mean row that a class gives up [T, C]
+    given_up: Tensor  # share of its teacher's mean row that a class gives up [T, C]
     seen: Tensor  # share of the images of a class that a teacher has seen [T, C]
 
 
@@ -66,10 +66,8 @@ def main() -> None:
         "teachers": COUNT,
         "inequality of the weights, by layer": by_layer,
         "rank correlation of weight and share of images, head rows": float(spearmanr(weights, seen).statistic),
-        "mean weight of a class row, class not seen / seen": [
-            float(weights[seen == 0].mean()),
-            float(weights[seen > 0].mean()),
-        ],
+        "mean weight of a class row, class seen": float(weights[seen > 0].mean()),
+        "mean weight of a class row, class not seen": float(weights[seen == 0].mean()) if (seen == 0).any() else None,
         "share of its mean row that a class gives up": float(torch.stack([one.given_up for one in looks]).mean()),
     }
     options.output.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
@@ -89,23 +87,23 @@ def look(generator: WeightFormer, folder: Path, index: list[int]) -> Look:
         generator.centres.register_forward_hook(lambda *a: centres.append(a[2])),
     ]
     state = generator.start(len(states))
-    names, unequal, head_weights = [], [], torch.empty(0)
+    names, unequal, head_weights, gate = [], [], torch.empty(0), torch.empty(0)
     with torch.no_grad():
         for spec in plan_layers(model, head).specs:
-            if spec.weight is None and not any(spec.affines):
-                continue
             tokens = to_tokens(spec, states)
-            generator.generate_layer(spec, tokens, row_products(tokens), state)
+            products = row_products(tokens)
+            generator.generate_layer(spec, tokens, products, state)
             weights = logits[-1][:, :, 0 if spec.weight else 1].softmax(0)  # [T, N]
             entropy = -(weights * weights.clamp_min(1e-12).log()).sum(0) / torch.tensor(float(len(states))).log()
             names.append(spec.name)
             unequal.append(float(1 - entropy.mean()))
             if spec.kind == "head":
-                head_weights = weights
+                deviation = layer_deviation(products)
+                head_weights, gate = weights, deviation / (deviation + GATE)
     for handle in handles:
         handle.remove()
     counts = torch.tensor([zoo.teachers[i].class_counts for i in index], dtype=torch.float32)
-    return Look(names, unequal, head_weights, centres[-1][:, :, 0].tanh(), counts / counts.sum(0).clamp_min(1))
+    return Look(names, unequal, head_weights, centres[-1][:, :, 0].tanh() * gate, counts / counts.sum(0).clamp_min(1))
 
 
 def picture(one: Look, by_layer: dict[str, float], weights: Tensor, seen: Tensor) -> plt.Figure:

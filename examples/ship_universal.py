@@ -46,10 +46,11 @@ Learning (arXiv 2210.01973).
 
 Top-1 in %, on tasks, images and teachers that no generator was trained on: three tasks of the CIFAR-100 classes 85-99
 and CIFAR-10. K teachers, fine-tunes of one base, each on its own Dirichlet-0.3 share. Mean over five subsets of the
-teachers of each task and three seeds of the generator, ± half the 95 % interval of the mean over (task, subset).
+teachers of each task and {seeds} of the generator (with probes: one), ± half the 95 % interval of the mean over (task,
+subset).
 
 {table}
-Shipped is {name}, the best of three seeds on the held-out zoos (gain over the soup there: {gain:.1f} points).
+Shipped is {name}, the best of {seeds} on the held-out zoos (gain over the soup there: {gain:.1f} points).
 
 ## Trained on
 
@@ -79,12 +80,15 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="the work folder of silo_teachers.sh")
     runs: Path = parser.parse_args().runs
     folders = sorted(runs.glob("generators/all-*"))
+    if not folders:
+        raise SystemExit(f"{runs}: no generators/all-* there, expected those of examples/silo_teachers.sh")
     gains = {folder: max(row["gain"] for row in read_log(folder)) for folder in folders}
     best = max(folders, key=lambda folder: gains[folder])
     generator, _ = load_generator(best, best.name)
     zoos = [read_zoo(folder) for kind in KINDS for folder in sorted(runs.glob(f"{kind}/task-*"))]
     results = {kind: json.loads((runs / f"{kind}.json").read_text()) for kind in KINDS}
-    card = write_card(sum(p.numel() for p in generator.parameters()), zoos, results, gains[best], best.name)
+    seeds = f"{len(folders)} seed{'s' if len(folders) > 1 else ''}"
+    card = write_card(sum(p.numel() for p in generator.parameters()), zoos, results, gains[best], best.name, seeds)
     digest = save_generator(TARGET, generator, card)
     print(f"{best.name} -> {TARGET.name}, sha256 {digest}")
 
@@ -95,7 +99,9 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     return [row for row in rows if "gain" in row]
 
 
-def write_card(parameters: int, zoos: Sequence[Zoo], results: Mapping[str, Any], gain: float, name: str) -> str:
+def write_card(
+    parameters: int, zoos: Sequence[Zoo], results: Mapping[str, Any], gain: float, name: str, seeds: str
+) -> str:
     """Return the card."""
     trained = [
         f"| {zoo.folder.parent.name}/{zoo.folder.name} | {len(zoo.teachers)} | {zoo.shares['kind']}"
@@ -107,6 +113,7 @@ def write_card(parameters: int, zoos: Sequence[Zoo], results: Mapping[str, Any],
         parameters=parameters,
         table=one_shot_table(results, SHOWN, (3, 6)),
         name=name,
+        seeds=seeds,
         gain=100 * gain,
         count=len(zoos),
         labels=", ".join(sorted({zoo.architecture.label for zoo in zoos})),

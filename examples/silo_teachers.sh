@@ -2,7 +2,7 @@
 # Silo teachers of new datasets, for three kinds of nets: a VGG and a ResNet with BatchNorm, a Vision Transformer.
 #
 #   zoos        examples/zoos/*.toml: a base on classes 0-49 of CIFAR-100, 12 tasks of classes 50-84 to learn from, test
-#               tasks of classes 85-99; beside them ten teachers of CIFAR-10, and one net trained on all images of a task
+#               tasks of classes 85-99; ten teachers of CIFAR-10; one net trained on the images of all teachers of a task
 #   generators  `universal`: one for each kind and one for all kinds, three seeds each; with each kind left out; on the
 #               VGG the paper's `weightformer`, and both with and without one of their mechanisms
 #   tables      K = 3 and 6 (10 for the VGG), five subsets of each test task's teachers: students, baselines, controls
@@ -10,7 +10,7 @@
 # About two hours of training and one of tables on two cores. A stage is skipped when its output is there; an
 # interrupted one goes on.
 # Usage: examples/silo_teachers.sh [WORK_FOLDER [STEP]]     (default runs/silos; DATA=../shared/data)
-# A step is one of the functions below with its arguments: zoos vit, generator vgg 0 800 vgg, tables resnet.
+# A step is one of the functions below with its arguments: zoos vit, generator vgg 0 1000 vgg, tables resnet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUNS=${1:-runs/silos}
@@ -19,17 +19,20 @@ shift || true
 for set in cifar10 cifar100; do
     [ -d "$DATA/$set" ] || { echo "no dataset at $DATA/$set; set DATA to the folder that holds cifar10 and cifar100" >&2; exit 1; }
 done
-mkdir -p "$RUNS/generators"
+mkdir -p "$RUNS/generators" "$RUNS/logs"
 
 # Run a stage unless its output is there, with its own log; note how long it took.
 stage() { # OUTPUT COMMAND...
-    local output=$1 log started=$SECONDS
-    log=$RUNS/log-$(basename "$output" .json).txt
+    [ -e "$1" ] || run "$@"
+}
+
+run() { # NAME COMMAND...
+    local name=$1 log started=$SECONDS
+    log=$RUNS/logs/$(tr / - <<< "${name#"$RUNS"/}").txt
     shift
-    [ -e "$output" ] && return
-    echo "$output ..."
+    echo "$name ..."
     "$@" >> "$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
-    echo "$output $((SECONDS - started))" >> "$RUNS/seconds.txt"
+    echo "$name $((SECONDS - started))" >> "$RUNS/seconds.txt"
 }
 
 net() { # KIND
@@ -41,13 +44,14 @@ net() { # KIND
 }
 
 zoos() { # KIND
-    local base=$RUNS/$1/base/teacher-00.safetensors classes test
-    [ -e "$RUNS/$1/test-02/zoo.json" ] && [ "$1" != vgg -o -e "$RUNS/vgg/disjoint-6-04/zoo.json" ] ||
-        stage "$RUNS/$1/all" wfcli train-teachers --zoo-recipe "examples/zoos/$1.toml" --data "$DATA/cifar100" -o "$RUNS/$1"
+    local base=$RUNS/$1/base/teacher-00.safetensors last=test-02 classes test
+    [ "$1" = vgg ] && last=disjoint-6-04
+    stage "$RUNS/$1/$last/zoo.json" wfcli train-teachers --zoo-recipe "examples/zoos/$1.toml" --data "$DATA/cifar100" -o "$RUNS/$1"
     stage "$RUNS/$1/cifar10/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar10" --init "$base" --count 10 \
         --epochs 8 --seed 100 --shares dirichlet --concentration 0.3 -o "$RUNS/$1/cifar10"
     for test in test-00 test-01 test-02; do
-        classes=$(python -c "import json, sys; print(json.load(open(sys.argv[1]))['data']['classes'])" "$RUNS/$1/$test/zoo.json")
+        classes=$(python -c "import json, sys; print(json.load(open(sys.argv[1]))['data']['classes'])" "$RUNS/$1/$test/zoo.json") ||
+            exit 1
         stage "$RUNS/$1/joint-$test/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar100" --label-column fine_label \
             --classes "$classes" --init "$base" --count 1 --epochs 12 --same-recipe -o "$RUNS/$1/joint-$test"
     done
@@ -85,17 +89,19 @@ mechanisms() { # SEED: what each of the paper's three mechanisms brings
     generator vgg-weightformer-no-shift "$1" 1000 vgg --preset weightformer --shift-weight 0
 }
 
-tables() { # KIND
-    stage "$RUNS/$1.json" python examples/silo_table.py --runs "$RUNS" --kind "$1" --output "$RUNS/$1.json"
+tables() { # KIND: goes on where it stopped, and adds what new generators bring
+    run "$RUNS/$1.json" python examples/silo_table.py --runs "$RUNS" --kind "$1" --output "$RUNS/$1.json"
 }
 
-# Two lanes of one thread each use two cores better than one job with two threads.
+# Two lanes of one thread each use two cores better than one job with two threads. Within them `set -e` is on.
 everything() {
-    (zoos vgg && zoos resnet) &
+    trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+    { zoos vgg; zoos resnet; } &
     zoos vit
     wait $!
-    (generators 1 && left_out) &
-    generators 0 && generators 2
+    { generators 1; left_out; } &
+    generators 0
+    generators 2
     wait $!
     mechanisms 0 &
     tables vit

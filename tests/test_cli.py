@@ -49,6 +49,7 @@ fuse CKPT...
   --unlabelled
   --images = 1000
   --distill-steps = 100
+  --distill-lr
   --seed = 0
   --device = auto (auto cpu cuda)
   --json switch

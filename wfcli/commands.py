@@ -65,6 +65,7 @@ def fuse(
     unlabelled: opt.UnlabelledOption = None,
     images: opt.ImagesOption = 1000,
     distill_steps: opt.DistillSteps = 100,
+    distill_lr: opt.DistillRate = None,
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
     as_json: opt.JsonOption = False,
@@ -72,7 +73,8 @@ def fuse(
 ) -> None:
     """Fuse teachers into one student.
 
-    With --data its BatchNorm is calibrated and the table of [bold]wfcli eval[/] is printed.
+    With --data its BatchNorm is calibrated and the table of [bold]wfcli eval[/] is printed; with --unlabelled it
+    learns from images without labels.
 
     \b
     Example:
@@ -81,7 +83,7 @@ def fuse(
     of_data = ("split", "label_column", "classes", "calibration_images", "batch_size")
     if data is None and (given := _given(context, *of_data)):
         raise typer.BadParameter(f"{', '.join(given)}: of no use without --data")
-    if unlabelled is None and (given := _given(context, "images", "distill_steps")):
+    if unlabelled is None and (given := _given(context, "images", "distill_steps", "distill_lr")):
         raise typer.BadParameter(f"{', '.join(given)}: of no use without --unlabelled")
     architecture = _architecture(arch, arch_arg)
     from wfcli.engine import fuse as engine
@@ -104,6 +106,7 @@ def fuse(
         unlabelled=unlabelled,
         images=images,
         distill_steps=distill_steps,
+        distill_lr=distill_lr,
     )
     _run(engine.fuse, config, report.fused, as_json)
 

@@ -93,23 +93,8 @@ GuardOption = Annotated[
 ProbesOption = Annotated[
     int,
     typer.Option(
-        "--probes", metavar="N", min=0, help="Fit the head to the ensemble on so many made-up images: 2000, say."
+        "--probes", metavar="N", min=0, help="Fit the head to its teachers on so many made-up images: 2000, say."
     ),
-]
-UnlabelledOption = Annotated[
-    str | None,
-    typer.Option(
-        "--unlabelled",
-        metavar="D",
-        help="Images without labels to learn from: a folder of them, or what --data takes.",
-        show_default=False,
-    ),
-]
-ImagesOption = Annotated[
-    int, typer.Option("--images", metavar="N", min=1, help="How many of the unlabelled images, drawn at random.")
-]
-DistillSteps = Annotated[
-    int, typer.Option("--distill-steps", metavar="N", min=0, help="Steps of distillation on them, 128 images each.")
 ]
 ZooOption = Annotated[
     list[str],
@@ -192,6 +177,42 @@ OptionalDataOption = Annotated[
 ]
 SplitOption = Annotated[
     str, typer.Option("--split", metavar="S", help="The split to evaluate on.", rich_help_panel=DATA)
+]
+UnlabelledOption = Annotated[
+    str | None,
+    typer.Option(
+        "--unlabelled",
+        metavar="D",
+        help="Images without labels to learn from: a folder of them, or what --data takes.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+ImagesOption = Annotated[
+    int,
+    typer.Option(
+        "--images", metavar="N", min=1, help="How many of the unlabelled images, drawn at random.", rich_help_panel=DATA
+    ),
+]
+DistillSteps = Annotated[
+    int,
+    typer.Option(
+        "--distill-steps",
+        metavar="N",
+        min=0,
+        help="Steps of distillation on them, 128 images each.",
+        rich_help_panel=DATA,
+    ),
+]
+DistillRate = Annotated[
+    float | None,
+    typer.Option(
+        "--distill-lr",
+        metavar="X",
+        help="Their peak learning rate. [dim]\\[default: 0.03, for nets with layer norms 0.0005][/]",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
 ]
 LabelColumn = Annotated[
     str | None,

@@ -126,7 +126,7 @@ def _arg_problems(arch: Architecture) -> list[str]:
         if key not in RESERVED_ARGS and key not in allowed
     ]
     patch = args.get("patch_size", PATCH_SIZES[0])
-    if "patch_size" in allowed and patch not in PATCH_SIZES:
+    if "patch_size" in allowed and (type(patch) is not int or patch not in PATCH_SIZES):
         problems.append(f"{arch.name}: patch_size: got {patch!r}, expected one of {', '.join(map(str, PATCH_SIZES))}")
     width = args.get("width", 1.0)
     if isinstance(width, bool | str) or not 0 < width <= 64:

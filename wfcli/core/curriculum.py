@@ -38,7 +38,7 @@ class Pool:
     def wanted(self, index: Tensor, batch: Tensor, classes: Tensor | None = None) -> Tensor:
         """Return the log of what the teachers in `index` [T] say together of the images in `batch` [B]: [B, C].
 
-        With `classes`, of these alone.
+        With `classes`, of these alone, by the votes on all: a target may know more than the cut teachers.
         """
         votes = weighted_votes(self.log_probs[index][:, batch], self.present[index])
         return votes if classes is None else votes[:, classes].log_softmax(1)
@@ -58,6 +58,7 @@ class Ground:
     teachers: tuple[int, ...]  # to train on
     held_out: tuple[int, ...]  # to validate on
     digests: tuple[str, ...]  # sha256 of the K teachers' files
+    divisible: bool = True  # whether some of its classes alone make a task: not where a net has several heads
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -120,6 +121,24 @@ def _in_shape(spec: LayerSpec, layer: dict[str, Tensor], ground: Ground) -> dict
     return {spec.weight: layer[spec.weight].reshape(ground.shapes[spec.weight])}
 
 
+def is_divisible(ground: Ground) -> bool:
+    """Tell whether the net runs with some rows of its head alone."""
+    classes = torch.arange(ground.train.log_probs.shape[2] - 1, device=ground.train.labels.device)
+    everyone = torch.arange(len(ground.digests), device=classes.device)
+    student = soup_subset(ground, everyone)
+    for spec, tokens, _ in ground.layers:
+        if spec.kind == "head":
+            cut = tokens.subset(everyone).rows(classes)
+            weight = None if cut.weight is None else soup_tensor(cut.weight)
+            student.update(from_tokens(spec, weight, soup_tensor(cut.affines.transpose(0, 1)), None))
+    try:
+        with torch.no_grad():
+            logits = student_logits(ground, student, ground.train.pixels[torch.arange(2)], False)
+    except RuntimeError:  # shapes that do not fit: another head has all classes
+        return False
+    return logits.shape[1] == len(classes)
+
+
 def student_logits(ground: Ground, student: Mapping[str, Tensor], pixels: Tensor, batch_statistics: bool) -> Tensor:
     """Run the student on uint8 images [B, 3, H, W] and return float32 logits [B, C].
 
@@ -163,7 +182,7 @@ def _batch_norm(
 
 
 def distillation_loss(logits: Tensor, wanted: Tensor, labels: Tensor, ce_weight: float) -> Tensor:
-    """KL(teachers' mean probabilities || student) + ce_weight * cross entropy; `wanted` is their log [B, C]."""
+    """KL(teachers' votes || student) + ce_weight * cross entropy; `wanted` is the log of the votes [B, C]."""
     divergence = functional.kl_div(functional.log_softmax(logits, 1), wanted, reduction="batchmean", log_target=True)
     return divergence + ce_weight * functional.cross_entropy(logits, labels)
 

@@ -18,8 +18,8 @@ from wfcli.core.tables import Table
 from wfcli.errors import DataError
 
 __all__ = [
-    "ROLES", "DataSpec", "Images", "augment", "available_splits", "check_split", "iterate", "load_class_names",
-    "load_images", "load_labels", "load_unlabelled", "normalise", "to_input",
+    "ROLES", "DataSpec", "Images", "augment", "available_splits", "check_split", "check_unlabelled", "iterate",
+    "load_class_names", "load_images", "load_labels", "load_unlabelled", "normalise", "to_input",
 ]  # fmt: skip
 
 
@@ -52,25 +52,38 @@ def load_images(spec: DataSpec, split: str, size: int, *, limit: int | None = No
     return Images(spec.source, split, pixels, torch.from_numpy(labels).long(), names, table.flip)
 
 
-def load_unlabelled(source: str, size: int, *, limit: int, seed: int = 0) -> Images:
+def load_unlabelled(source: str, size: int, *, limit: int, seed: int = 0, label_column: str | None = None) -> Images:
     """Load at most `limit` images, drawn from `seed`, whatever they show: their labels are -1, and there are no names.
 
-    Of a dataset that has labels it is those of the role ``train``; else all of the training split, or of the only one.
+    They are of the training split, or of the only one. Where the dataset has labels they are those of the role
+    ``train`` (`label_column` says by which labels roles were cut); else nothing says which images other commands
+    validate on, and it is all of them.
 
     Raises:
-        DataError: no such dataset, or images that cannot be read.
+        DataError: no such dataset, no training split among several, or images that cannot be read.
     """
     table = _open(source, labelled=False)
-    part = part_of(table.name, table.splits, "train") if "train" in table.splits else table.splits[0]
-    try:
-        rows = rows_of(table.splits, part, "train", table.labels(part, None)[0])
-    except DataError:  # no labels: nothing says which of the images other commands validate on
-        rows = np.arange(table.rows(part))
-    if not len(rows):
+    part = _unlabelled_split(table)
+    labelled = table.has_labels(label_column)
+    rows = np.arange(table.rows(part))
+    if labelled:
+        rows = rows_of(table.splits, part, "train", table.labels(part, label_column)[0])
+    chosen = np.sort(np.random.RandomState(seed % 2**32).permutation(rows)[:limit])
+    if not len(chosen):
         raise DataError(f"data {source}: no images in it", hint="give a folder of images, or of parquet files")
-    chosen = np.sort(np.random.RandomState(seed % 2**32).permutation(len(rows))[:limit])
-    pixels = table.pixels(part, rows[chosen], size)
+    pixels = table.pixels(part, chosen, size)
     return Images(source, part, pixels, torch.full((len(chosen),), -1), (), table.flip)
+
+
+def _unlabelled_split(table: Table | Digits) -> str:
+    if "train" in table.splits:
+        return "train"
+    if len(table.splits) > 1:
+        raise DataError(
+            f"data {table.name}: no training split; it has {', '.join(table.splits)}",
+            hint="give the folder of one of them",
+        )
+    return table.splits[0]
 
 
 def load_labels(spec: DataSpec, split: str) -> list[int]:
@@ -108,9 +121,10 @@ def check_unlabelled(source: str) -> None:
     """Make sure that there are images to load without labels, without decoding one.
 
     Raises:
-        DataError: no such dataset, or no column of images.
+        DataError: no such dataset, no training split among several, or no column of images.
     """
     table = _open(source, labelled=False)
+    _unlabelled_split(table)
     if isinstance(table, Table):
         image_column(table.name, table.features)
 

@@ -6,8 +6,10 @@ the table once more into the cache of Hugging Face (HF_DATASETS_CACHE), where si
 
 from __future__ import annotations
 
+import glob
 import re
 import tempfile
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ SPELLINGS = (
 def open_table(source: str, labelled: bool = True) -> Table:
     """Open a dataset by what the user typed: a folder, ``hf:owner/name[@revision][:config]`` or ``owner/name``.
 
-    Where no labels are needed, a folder may hold images and parquet files of any names: they are its training split.
+    Where no labels are needed, a folder may hold parquet files of any names, or images: they are its training split.
 
     Raises:
         DataError: there is no such dataset, or nothing in it that can be read.
@@ -53,22 +55,26 @@ def _open_folder(path: Path, labelled: bool) -> Table:
     if parquet:
         return _open_parquet(path, parquet, labelled)
     folders = {SPLIT_NAMES[f.name.lower()]: f for f in sorted(path.iterdir()) if f.name.lower() in SPLIT_NAMES}
-    if not folders and not labelled and _has_images(path):
-        return _local_table("imagefolder", path, {"train": [str(path / "**")]}, drop_labels=True)
+    if not labelled and (_holds_images(path.iterdir()) or (not folders and _holds_images(path.rglob("*")))):
+        return _local_table("imagefolder", path, {"train": [_everything_in(path)]}, drop_labels=True)
     if not folders:
         raise DataError(
             f"data {path}: neither parquet files nor the folders of an image dataset",
             hint="expected train-*.parquet and test-*.parquet, or train/CLASS/IMAGE and test/CLASS/IMAGE",
         )
     return _local_table(
-        "imagefolder", path, {split: [str(f / "**")] for split, f in folders.items()}, drop_labels=False
+        "imagefolder", path, {split: [_everything_in(f)] for split, f in folders.items()}, drop_labels=False
     )
 
 
-def _has_images(path: Path) -> bool:
+def _holds_images(files: Iterable[Path]) -> bool:
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-    return any(file.suffix.lower() in ImageFolder.EXTENSIONS for file in path.rglob("*"))
+    return any(file.suffix.lower() in ImageFolder.EXTENSIONS for file in files)
+
+
+def _everything_in(folder: Path) -> str:
+    return f"{glob.escape(str(folder))}/**"
 
 
 def _open_parquet(path: Path, files: list[Path], labelled: bool) -> Table:

@@ -33,6 +33,10 @@ class Digits:
         _, labels = _load()
         return labels[_rows(split)], tuple("0123456789")
 
+    def has_labels(self, column: str | None) -> bool:
+        """They are known."""
+        return True
+
     def rows(self, split: str) -> int:
         """Count the images of a split."""
         return len(_rows(split))

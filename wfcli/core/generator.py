@@ -56,6 +56,7 @@ PRESETS = {
 
 
 LOG_SCALE = 0.9  # a channel is scaled by 0.4 to 2.5 at most
+GATE = 0.05  # relative deviation of a channel at which half of the scale is let through
 SAMPLES = 32  # weights of each anchor tensor in a base's fingerprint
 
 
@@ -166,7 +167,7 @@ class WeightFormer(
         state.columns[spec.name] = column
         # The scales move only where the teachers differ: T copies of one teacher give that teacher back.
         deviation = layer_deviation(products)
-        gate = deviation / (deviation + 0.05)
+        gate = deviation / (deviation + GATE)
         scale = (LOG_SCALE * torch.tanh(self.scales(x).mean(0)) * gate[:, None]).exp()  # [N, 3]
         stack, affines = tokens.weight, tokens.affines
         if spec.kind == "head" and stack is not None:

@@ -1,9 +1,9 @@
 """The last layer of a student fitted to what its teachers say together, on images without labels or no real images.
 
 B images, N features, C classes. The body of a fused student keeps its teachers' features; what averaging loses is the
-head, which each teacher fitted to its own. Given the features and the ensemble's answers on any images, the best head
-is the solution of a convex problem: multinomial logistic regression to soft targets, with the generator's head as its
-prior.
+head, which each teacher fitted to its own. Given the features and the teachers' common answers on any images, the best
+head is the solution of a convex problem: multinomial logistic regression to soft targets, with the generator's head as
+its prior.
 """
 
 from __future__ import annotations

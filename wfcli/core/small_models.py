@@ -138,7 +138,7 @@ class SmallResNet(ResNet):  # type: ignore[misc]
 
 
 class SmallVisionTransformer(VisionTransformer):  # type: ignore[misc]
-    """timm's VisionTransformer for 32 x 32 pixels, in patches of 4 x 4; `width` scales the number of heads."""
+    """timm's VisionTransformer for 32 x 32 pixels; `width` scales the number of heads."""
 
     def __init__(self, *, heads: int, width: float = 1.0, patch_size: int = 4, **kwargs: Any) -> None:
         dim = scaled(heads * HEAD_DIM, width, HEAD_DIM)

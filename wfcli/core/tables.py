@@ -44,6 +44,14 @@ class Table:
             names, values = name_classes(values, others)
         return check_labels(values, names, f"data {self.name}: {split}", column), names
 
+    def has_labels(self, column: str | None) -> bool:
+        """Tell whether it is clear which column holds the labels."""
+        try:
+            label_column(self.name, self.features, column)
+        except DataError:
+            return False
+        return True
+
     def rows(self, split: str) -> int:
         """Count the rows of a split, without a column of images if it has others.
 

@@ -21,10 +21,10 @@ def presence(log_probs: Tensor) -> Tensor:
 
 
 def weighted_votes(log_probs: Tensor, present: Tensor) -> Tensor:
-    """Return the log of the teachers' common answer, [B, C]: a weighted mean of their log-probabilities [T, B, C].
+    """Return the log of the teachers' common answer, [B, C], of their log-probabilities [T, B, C].
 
-    The weights of a class, over the teachers, are in proportion to their presence to the power `POWER`; `present` is
-    its log, [T, C].
+    A weighted mean of the probabilities, class by class, then made to sum to 1 over the classes. The weights of a
+    class are in proportion to the teachers' presence to the power `POWER`; `present` is its log, [T, C].
     """
     weights = (POWER * present).log_softmax(0)
     return (log_probs + weights[:, None]).logsumexp(0).log_softmax(1)

@@ -7,6 +7,7 @@ average layer by layer, calibrate BatchNorm where there is data, write the stude
 from __future__ import annotations
 
 import difflib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from wfcli.core.devices import pick_device
 from wfcli.core.methods import METHODS
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
-from wfcli.engine.making import Work, looked_at, needs_images, sees_colours, tensors_of
+from wfcli.engine.making import LEAST_IMAGES, Work, looked_at, needs_images, sees_colours, tensors_of
 from wfcli.engine.provenance import data_record, known_classes, made_by, source_name
 from wfcli.engine.student import DTYPES, cast, output_specs
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 
 LEAST_PROBES = 100
-LEAST_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class FuseConfig:
     unlabelled: str | None = None  # images without labels to learn from
     images: int = 1000  # of those
     distill_steps: int = 100  # on those
+    distill_lr: float | None = None  # None: by the kind of net
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,14 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     offered = found.loaded if found else None
     calibrated = needs_images(config, teachers)
     verdict, seen = None, 0
-    if calibrated or config.probes or config.unlabelled or (offered is not None and config.guard):
+    if calibrated or config.probes or config.unlabelled is not None or (offered is not None and config.guard):
         student, verdict, seen = looked_at(work, offered, calibrated)
         tensors = iter(student.items())
     else:
         tensors = tensors_of(work, offered)  # as they come: the student is never in memory as a whole
     broken = verdict is not None and verdict.broken
     loaded, rejected = (None, offered) if broken else (offered, None)
-    record = _record(config, teachers, loaded, rejected, calibrated)
+    record = _record(config, teachers, loaded, rejected, calibrated, seen)
     digest = write_checkpoint(config.output, work.specs, cast(tensors, work.specs, checked), record)
     seconds = time.perf_counter() - started
     names = tuple(checkpoint.name for checkpoint in teachers.checkpoints)
@@ -184,8 +185,18 @@ def _check_options(config: FuseConfig) -> None:
         raise WfError(
             f"--probes: got {config.probes}, expected 0 or at least {LEAST_PROBES}", hint="2000 is a good number"
         )
-    if config.probes and not sees_colours(config):
-        raise WfError("--probes: made-up images have 3 channels, the net has another number", hint="leave out --probes")
+    for option, given in (("--probes", config.probes), ("--unlabelled", config.unlabelled is not None)):
+        if given and not sees_colours(config):
+            raise WfError(
+                f"{option}: its images have 3 channels, the net has another number", hint=f"leave out {option}"
+            )
+    if config.unlabelled == "":
+        raise WfError("--unlabelled: got nothing, expected a dataset", hint="give a folder of images, say")
+    if config.distill_steps < 0 or (config.distill_lr is not None and not 0 < config.distill_lr < math.inf):
+        raise WfError(
+            f"--distill-steps {config.distill_steps}, --distill-lr {config.distill_lr}: expected at least 0, above 0",
+            hint="leave them out",
+        )
     if config.unlabelled is not None and config.probes:
         raise WfError(
             "--probes and --unlabelled: got both, expected one", hint="real images tell more: leave out --probes"
@@ -225,7 +236,12 @@ def _fit(
 
 
 def _record(
-    config: FuseConfig, teachers: Teachers, generator: Loaded | None, rejected: Loaded | None, calibrated: bool
+    config: FuseConfig,
+    teachers: Teachers,
+    generator: Loaded | None,
+    rejected: Loaded | None,
+    calibrated: bool,
+    seen: int,
 ) -> dict[str, Any]:
     record = {
         **made_by("fuse", config.architecture, config.seed),
@@ -244,7 +260,7 @@ def _record(
     if config.unlabelled is not None:
         source = source_name(config.unlabelled)
         steps = config.distill_steps
-        record["unlabelled"] = {"source": source, "images": config.images, "distill_steps": steps}
+        record["unlabelled"] = {"source": source, "images": seen, "distill_steps": steps}
     elif config.data is not None and calibrated:
         record["calibration"] = {**data_record(config.data), "images": config.calibration_images}
     return record

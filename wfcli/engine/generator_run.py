@@ -132,13 +132,15 @@ class GeneratorRun:
         index = torch.tensor(ground.teachers)[places].to(self.device)
         labels, classes = ground.train.labels, None
         images: Tensor | None = None
-        if _integer(draw, 2) and not self.generator.prior:
+        if _integer(draw, 2) and ground.divisible and not self.generator.prior:
             # Half of the time a task of some of the classes alone: there are few tasks, and many such parts of them.
             # A prior belongs to all classes.
             number = int(labels.max()) + 1
             some = LEAST_CLASSES + _integer(draw, max(1, number - LEAST_CLASSES))
             classes = torch.randperm(number, generator=draw)[:some].to(self.device)
             images = torch.isin(labels, classes).nonzero()[:, 0]
+            if not len(images):  # a tiny pool
+                images, classes = None, None
         pool = len(labels) if images is None else len(images)
         batch = torch.randint(pool, (self.config.batch_size,), generator=draw).to(self.device)
         batch = batch if images is None else images[batch]

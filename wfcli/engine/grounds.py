@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wfcli.core.architectures import InputConfig, Layout, build_model, head_keys, input_config, match_layout
 from wfcli.core.checkpoint import open_checkpoint
-from wfcli.core.curriculum import Ground, Pool, read_layers
+from wfcli.core.curriculum import Ground, Pool, is_divisible, read_layers
 from wfcli.core.data import load_images, to_input
 from wfcli.core.devices import training_autocast
 from wfcli.core.plan import plan_layers
@@ -148,7 +148,7 @@ def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
         answers = _answers(model, states, pixels, settings)
         return Pool(pixels, labels.to(device), answers, presence(answers))
 
-    return Ground(
+    ground = Ground(
         model=model,
         plan=plan,
         layers=layers,
@@ -160,6 +160,7 @@ def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
         held_out=opened.held_out,
         digests=tuple(teacher.sha256 for teacher in zoo.teachers),
     )
+    return replace(ground, divisible=is_divisible(ground))
 
 
 def _read_states(opened: OpenZoo, device: torch.device) -> list[dict[str, Tensor]]:

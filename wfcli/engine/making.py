@@ -1,7 +1,7 @@
 """From opened teachers to the tensors of their student: as they come, or looked at and finished in memory.
 
-Without a guard, data or probes the student is never in memory as a whole; with any of them it is, beside one net at a
-time that runs on the images.
+Without a guard, data, probes or unlabelled images the student is never in memory as a whole; with any of them it is,
+beside one net at a time that runs on the images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.student import average, calibrate, generate, is_finite, join
 from wfcli.engine.teachers import Teachers
-from wfcli.errors import ArchitectureError
+from wfcli.errors import ArchitectureError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wfcli.engine.fuse import FuseConfig
     from wfcli.engine.polish import Nets
 
+LEAST_IMAGES = 16  # to learn from
 LOOK_PIXELS = 256 * 32 * 32  # of images that nets are looked at with, at a time
 
 
@@ -80,11 +81,11 @@ def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[d
     student, verdict = finished(tensors_of(work, generator)), None
     if generator is not None and config.guard and (images is not None or sees_colours(config)) and is_finite(student):
         from wfcli.core.probes import probe_images
-        from wfcli.engine.polish import first_pixels, guard, guard_probes
+        from wfcli.engine.polish import guard, guard_probes, some_pixels
 
         soup, side = finished(tensors_of(work, None)), input_config(config.architecture).size
         number = guard_probes(side)
-        pixels = probe_images(number, side) if images is None else first_pixels(images, number)
+        pixels = probe_images(number, side) if images is None else some_pixels(images, number)
         view = teachers.layout.timm_view
         verdict = guard(work.nets(), view(student), view(soup), pixels)
         if verdict.broken:
@@ -98,7 +99,8 @@ def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[d
         _refit_on_probes(work, student)
     if config.unlabelled is None or images is None:
         return student, verdict, 0
-    _learn(work, student, images)
+    if is_finite(student):  # else there is nothing to learn from; `cast` says what is not finite
+        student = _learn(work, student, images)
     return student, verdict, len(images)
 
 
@@ -108,7 +110,14 @@ def _load_images(config: FuseConfig) -> Images | None:
     if config.unlabelled is not None:
         from wfcli.core.data import load_unlabelled
 
-        return load_unlabelled(config.unlabelled, side, limit=config.images, seed=config.seed)
+        column = config.data.label_column if config.data and config.data.source == config.unlabelled else None
+        images = load_unlabelled(config.unlabelled, side, limit=config.images, seed=config.seed, label_column=column)
+        if len(images) < LEAST_IMAGES:
+            raise DataError(
+                f"data {config.unlabelled}: got {len(images)} images, expected at least {LEAST_IMAGES}",
+                hint="a few hundred are worth while; without images use --probes",
+            )
+        return images
     if config.data is not None and config.calibration_images:
         from wfcli.core.data import load_images
 
@@ -131,17 +140,30 @@ def _refit_on_probes(work: Work, student: dict[str, Tensor]) -> None:
     _update(work, student, refit_head(nets, work.teachers.layout.timm_view(student), pixels, real=False))
 
 
-def _learn(work: Work, student: dict[str, Tensor], images: Images) -> None:
-    """Bring `student`, in place, nearer to what its teachers say together of images without labels."""
-    from wfcli.engine.polish import distill, first_pixels, refit_head
+def _learn(work: Work, student: dict[str, Tensor], images: Images) -> dict[str, Tensor]:
+    """Return a student that is nearer to what its teachers say together of images without labels."""
+    from wfcli.engine.polish import distance, distill, refit_head
 
     nets, view, config = work.nets(), work.teachers.layout.timm_view, work.config
     try:
-        _update(work, student, refit_head(nets, view(student), first_pixels(images, len(images)), real=True))
+        _update(work, student, refit_head(nets, view(student), images.pixels, real=True))
     except ArchitectureError as error:
-        work.hooks.warn(f"{error.problems[0]}: its head is not fitted on its own")
-    if config.distill_steps:
-        _update(work, student, distill(nets, view(student), images, config.distill_steps, config.seed))
+        work.hooks.warn(f"{error.problems[0]}: it is not fitted on its own")
+    if not config.distill_steps:
+        return student
+    moved = dict(student)
+    rate = config.distill_lr
+    _update(work, moved, distill(nets, view(student), images, config.distill_steps, config.seed, rate))
+    if needs_images(config, work.teachers):
+        calibrate(moved, config.architecture, work.teachers, images, config.seed, work.device, work.hooks)
+    before, after = distance(nets, [view(student), view(moved)], images)
+    if after <= before:
+        return moved
+    work.hooks.warn(
+        f"{config.distill_steps} steps of distillation lead away from the teachers (KL {before:.2f} before, "
+        f"{after:.2f} after): the student before them is written; a lower --distill-lr may do better"
+    )
+    return student
 
 
 def _update(work: Work, student: dict[str, Tensor], learnt: Mapping[str, Tensor]) -> None:

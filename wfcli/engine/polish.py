@@ -12,12 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import kl_div
 
 from wfcli.core.architectures import Architecture, build_model, head_keys
+from wfcli.core.decode import LazyPixels
 from wfcli.core.devices import training_autocast
 from wfcli.core.guard import Verdict, judge
 from wfcli.core.head_fit import fit_head
 from wfcli.core.images import Images, crop_padding, to_input
+from wfcli.core.layouts import COUNTER
 from wfcli.core.metrics import ensemble
 from wfcli.core.precision import whole_float32
 from wfcli.core.training import (
@@ -42,9 +45,13 @@ PRIOR_STRENGTH = {"made up": 0.01, "real": 0.1}  # real images are few
 OWN_VOTE = 0.5  # of the student itself in what its head is fitted to: it knows things that the teachers do not
 LATER_VOTE = 0.3  # the same in the steps of distillation
 DISTILL_BATCH = 128
+JUDGED = 500  # images on which the steps of distillation are judged
 DISTILL_RATE = {"sgd": 0.03, "adamw": 5e-4}
 DISTILL_DECAY = {"sgd": 5e-4, "adamw": 0.01}
 WARMUP = 0.1
+
+
+Pixels = Tensor | LazyPixels  # uint8 [B, 3, H, W], in memory or decoded when looked at
 
 
 @dataclass(frozen=True)
@@ -69,9 +76,9 @@ def guard_probes(side: int) -> int:
     return GUARD_PROBES if side <= SMALL_SIDE else FEW_PROBES
 
 
-def first_pixels(images: Images, number: int) -> Tensor:
-    """Return so many of the images, uint8 [B, 3, H, W]."""
-    return images.pixels[torch.arange(min(number, len(images)))]
+def some_pixels(images: Images, number: int) -> Tensor:
+    """Return so many of the images, evenly spaced (they may be sorted by class), uint8 [B, 3, H, W]."""
+    return images.pixels[torch.linspace(0, len(images) - 1, min(number, len(images))).long()]
 
 
 def guard(nets: Nets, student: Mapping[str, Tensor], soup: Mapping[str, Tensor], pixels: Tensor) -> Verdict:
@@ -80,7 +87,7 @@ def guard(nets: Nets, student: Mapping[str, Tensor], soup: Mapping[str, Tensor],
     return judge(together, *(look(nets, state, pixels)[1] for state in (student, soup)))
 
 
-def refit_head(nets: Nets, student: Mapping[str, Tensor], pixels: Tensor, real: bool) -> dict[str, Tensor]:
+def refit_head(nets: Nets, student: Mapping[str, Tensor], pixels: Pixels, real: bool) -> dict[str, Tensor]:
     """Return the weight and bias of a head fitted to what teachers and student say of uint8 images [B, 3, H, W].
 
     `real` says whether they are images of the world, or made up.
@@ -93,7 +100,7 @@ def refit_head(nets: Nets, student: Mapping[str, Tensor], pixels: Tensor, real: 
     if not _is_linear(student.get(weight), student.get(bias), features, own):
         raise ArchitectureError(
             f"{nets.head}: the net's answer is not that of this layer alone, with a bias, on one vector of features",
-            hint="such a head cannot be fitted: leave out --probes",
+            hint="such a head cannot be fitted on its own: leave out --probes",
         )
     assert features is not None
     answers = teachers_answers(nets, pixels, "fitting the head")
@@ -103,11 +110,14 @@ def refit_head(nets: Nets, student: Mapping[str, Tensor], pixels: Tensor, real: 
     return {weight: fitted[0].reshape(shape), bias: fitted[1]}
 
 
-def distill(nets: Nets, student: Mapping[str, Tensor], images: Images, steps: int, seed: int) -> dict[str, Tensor]:
+def distill(
+    nets: Nets, student: Mapping[str, Tensor], images: Images, steps: int, seed: int, lr: float | None = None
+) -> dict[str, Tensor]:
     """Return the student (timm's names) after some steps towards what its teachers say together of unlabelled images.
 
     The images are augmented, and every teacher answers the very views of each step; one teacher is in memory at a time.
-    Minimises KL(votes || student), where a part of the votes is that of the student before the first step.
+    Minimises KL(votes || student), where a part of the votes is that of the student before the first step. BatchNorm
+    has running statistics of the last steps. `lr` None: `DISTILL_RATE`.
     """
     bench, device = nets.bench, nets.bench.device
     model = load_model(nets.blank, student, device)
@@ -136,12 +146,21 @@ def distill(nets: Nets, student: Mapping[str, Tensor], images: Images, steps: in
         for step in range(steps):
             votes = weighted_votes(torch.stack([parts[step] for parts in said]), present).exp()
             wanted = ((1 - LATER_VOTE) * votes + LATER_VOTE * own[step].exp()).to(device)
-            rate = cosine_rate(step, steps, DISTILL_RATE[kind], WARMUP)
+            rate = cosine_rate(step, steps, DISTILL_RATE[kind] if lr is None else lr, WARMUP)
             x, labels = batch(step), torch.empty(0)
             seed_layers(seed, step)
             train_step(model, optimiser, x, labels, rate=rate, loss=Loss(0.0, 1.0), wanted=wanted, autocast=autocast)
             bench.hooks.progress("distilling", step + 1, steps)
-    return {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    return {name: tensor.cpu() for name, tensor in model.state_dict().items() if not name.endswith(COUNTER)}
+
+
+def distance(nets: Nets, students: Sequence[Mapping[str, Tensor]], images: Images) -> list[float]:
+    """Return KL(votes of the teachers || student) of each student, on some of the images."""
+    pixels = some_pixels(images, JUDGED)
+    answers = teachers_answers(nets, pixels, "looking at the student")
+    votes = weighted_votes(answers, presence(answers))
+    said = [look(nets, student, pixels)[1] for student in students]
+    return [float(kl_div(own, votes, reduction="batchmean", log_target=True)) for own in said]
 
 
 def _is_linear(weight: Tensor | None, bias: Tensor | None, features: Tensor | None, own: Tensor) -> bool:
@@ -152,7 +171,7 @@ def _is_linear(weight: Tensor | None, bias: Tensor | None, features: Tensor | No
     return torch.allclose(found, own, rtol=1e-3, atol=1e-3)
 
 
-def teachers_answers(nets: Nets, pixels: Tensor, stage: str) -> Tensor:
+def teachers_answers(nets: Nets, pixels: Pixels, stage: str) -> Tensor:
     """Return the teachers' log-probabilities on uint8 images [B, 3, H, W]: [T, B, C]; one teacher at a time."""
     answers = []
     for number, teacher in enumerate(nets.teachers):
@@ -163,7 +182,7 @@ def teachers_answers(nets: Nets, pixels: Tensor, stage: str) -> Tensor:
 
 
 @torch.no_grad()
-def look(nets: Nets, state: Mapping[str, Tensor], pixels: Tensor) -> tuple[Tensor | None, Tensor]:
+def look(nets: Nets, state: Mapping[str, Tensor], pixels: Pixels) -> tuple[Tensor | None, Tensor]:
     """Run one net on uint8 images [B, 3, H, W]: what its head sees [B, N] (None: no vector) and log-probs [B, C]."""
     bench = nets.bench
     model = load_model(nets.blank, state, bench.device)
@@ -172,7 +191,8 @@ def look(nets: Nets, state: Mapping[str, Tensor], pixels: Tensor) -> tuple[Tenso
     handle = model.get_submodule(nets.head).register_forward_pre_hook(lambda _, args: seen.append(args[0].cpu()))
     with whole_float32():
         for begin in range(0, len(pixels), bench.batch_size):
-            x = to_input(pixels[begin : begin + bench.batch_size].to(bench.device), bench.settings)
+            some = pixels[torch.arange(begin, min(begin + bench.batch_size, len(pixels)))]
+            x = to_input(some.to(bench.device), bench.settings)
             said.append(model(x).float().log_softmax(1).cpu())
     handle.remove()
     vector = len(seen) == len(said) and seen[0].shape[0] * seen[0].shape[1] == seen[0].numel()

@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# Silo teachers of new datasets, for three kinds of nets: a VGG and a ResNet with BatchNorm, a Vision Transformer.
+#
+#   zoos        examples/zoos/*.toml: a base on classes 0-49 of CIFAR-100, 12 tasks of classes 50-84 to learn from, test
+#               tasks of classes 85-99; beside them ten teachers of CIFAR-10, and one net trained on all images of a task
+#   generators  `universal`: one for each kind and one for all kinds, three seeds each; with each kind left out; on the
+#               VGG the paper's `weightformer`, and both with and without one of their mechanisms
+#   tables      K = 3 and 6 (10 for the VGG), five subsets of each test task's teachers: students, baselines, controls
+#
+# About two hours of training and one of tables on two cores. A stage is skipped when its output is there; an
+# interrupted one goes on.
+# Usage: examples/silo_teachers.sh [WORK_FOLDER [STEP]]     (default runs/silos; DATA=../shared/data)
+# A step is one of the functions below with its arguments: zoos vit, generator vgg 0 1000 vgg, tables resnet.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+RUNS=${1:-runs/silos}
+DATA=${DATA:-../shared/data}
+shift || true
+for set in cifar10 cifar100; do
+    [ -d "$DATA/$set" ] || { echo "no dataset at $DATA/$set; set DATA to the folder that holds cifar10 and cifar100" >&2; exit 1; }
+done
+mkdir -p "$RUNS/generators" "$RUNS/logs"
+
+# Run a stage unless its output is there, with its own log; note how long it took.
+stage() { # OUTPUT COMMAND...
+    [ -e "$1" ] || run "$@"
+}
+
+run() { # NAME COMMAND...
+    local name=$1 log started=$SECONDS
+    log=$RUNS/logs/$(tr / - <<< "${name#"$RUNS"/}").txt
+    shift
+    echo "$name ..."
+    "$@" >> "$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
+    echo "$name $((SECONDS - started))" >> "$RUNS/seconds.txt"
+}
+
+net() { # KIND
+    case $1 in
+        vgg) echo --arch vgg11_bn_cifar --arch-arg width=0.25 ;;
+        resnet) echo --arch resnet18_cifar --arch-arg width=0.125 ;;
+        vit) echo --arch vit_tiny_cifar --arch-arg width=0.67 --arch-arg patch_size=8 ;;
+    esac
+}
+
+zoos() { # KIND
+    local base=$RUNS/$1/base/teacher-00.safetensors last=test-02 classes test
+    [ "$1" = vgg ] && last=disjoint-6-04
+    stage "$RUNS/$1/$last/zoo.json" wfcli train-teachers --zoo-recipe "examples/zoos/$1.toml" --data "$DATA/cifar100" -o "$RUNS/$1"
+    stage "$RUNS/$1/cifar10/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar10" --init "$base" --count 10 \
+        --epochs 8 --seed 100 --shares dirichlet --concentration 0.3 -o "$RUNS/$1/cifar10"
+    for test in test-00 test-01 test-02; do
+        classes=$(python -c "import json, sys; print(json.load(open(sys.argv[1]))['data']['classes'])" "$RUNS/$1/$test/zoo.json") ||
+            exit 1
+        stage "$RUNS/$1/joint-$test/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar100" --label-column fine_label \
+            --classes "$classes" --init "$base" --count 1 --epochs 12 --same-recipe -o "$RUNS/$1/joint-$test"
+    done
+}
+
+generator() { # NAME SEED STEPS KINDS OPTIONS...
+    local name=$1 seed=$2 steps=$3 kind zoos=()
+    for kind in $4; do zoos+=(--zoo "$RUNS/$kind/task-*"); done
+    shift 4
+    stage "$RUNS/generators/$name-$seed/model.safetensors" wfcli train-generator "${zoos[@]}" --steps "$steps" --batch-size 128 \
+        --seed "$seed" --resume "$@" -o "$RUNS/generators/$name-$seed"
+}
+
+generators() { # SEED
+    generator vgg "$1" 1000 vgg
+    generator resnet "$1" 1000 resnet
+    generator vit "$1" 1000 vit
+    generator all "$1" 1500 "vgg resnet vit"
+}
+
+left_out() { # one kind each
+    generator no-vit 0 1000 "vgg resnet"
+    generator no-resnet 0 1000 "vgg vit"
+    generator no-vgg 0 1000 "resnet vit"
+}
+
+mechanisms() { # SEED: what each of the paper's three mechanisms brings
+    generator vgg-no-flow "$1" 1000 vgg --no-flow
+    generator vgg-shift "$1" 1000 vgg --shift-weight 0.1
+    generator vgg-full "$1" 1000 vgg --attention full
+    generator vgg-full-mask "$1" 1000 vgg --attention full --mask
+    generator vgg-weightformer "$1" 1000 vgg --preset weightformer
+    generator vgg-weightformer-no-flow "$1" 1000 vgg --preset weightformer --no-flow
+    generator vgg-weightformer-no-mask "$1" 1000 vgg --preset weightformer --no-mask
+    generator vgg-weightformer-no-shift "$1" 1000 vgg --preset weightformer --shift-weight 0
+}
+
+tables() { # KIND: goes on where it stopped, and adds what new generators bring
+    run "$RUNS/$1.json" python examples/silo_table.py --runs "$RUNS" --kind "$1" --output "$RUNS/$1.json"
+}
+
+# Two lanes of one thread each use two cores better than one job with two threads. Within them `set -e` is on.
+everything() {
+    trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+    { zoos vgg; zoos resnet; } &
+    zoos vit
+    wait $!
+    { generators 1; left_out; } &
+    generators 0
+    generators 2
+    wait $!
+    mechanisms 0 &
+    tables vit
+    wait $!
+    tables vgg &
+    tables resnet
+    wait $!
+}
+
+export OMP_NUM_THREADS=1
+if [ $# -gt 0 ]; then "$@"; else everything; fi
