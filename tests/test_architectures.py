@@ -416,6 +416,8 @@ def test_patches_of_the_small_transformers() -> None:
     assert shapes["pos_embed"] == (1, 17, 192)
     with pytest.raises(ArchitectureError, match="vit_tiny_cifar: patch_size: got 5, expected one of 2, 4, 8, 16"):
         find_architecture("vit_tiny_cifar", {"patch_size": 5})
+    with pytest.raises(ArchitectureError, match=r"patch_size: got 8\.0, expected one of"):
+        find_architecture("vit_tiny_cifar", {"patch_size": 8.0})
     with pytest.raises(ArchitectureError, match="vgg11_cifar: unknown argument 'patch_size'"):
         find_architecture("vgg11_cifar", {"patch_size": 8})
 

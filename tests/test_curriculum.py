@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from wfcli.core.curriculum import (
     agreement,
     distillation_loss,
     generate_subset,
+    is_divisible,
     read_layers,
     soup_subset,
     student_logits,
@@ -192,6 +194,15 @@ def test_some_classes_are_a_task_of_their_own(vgg: tuple[list[State], Ground]) -
     assert {name: t.shape for name, t in got.items()} == {name: t.shape for name, t in wanted.items()}
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     assert student_logits(ground, got, pixels(), batch_statistics=False).shape == (16, 3)
+
+
+def test_a_net_with_two_heads_cannot_be_cut() -> None:
+    arch = find_architecture("deit_tiny_distilled_patch16_224", {"depth": 1, "embed_dim": 48, "img_size": 32})
+    for net, divisible in ((arch, False), (find_architecture("vgg11_bn_cifar", {"width": 0.125}), True)):
+        torch.manual_seed(0)
+        ground = ground_of(net, [build_model(net, 5).state_dict() for _ in range(2)])
+        pool = Pool(pixels(4), torch.zeros(4).long(), torch.zeros(2, 4, 5), torch.zeros(2, 5))
+        assert is_divisible(replace(ground, train=pool, digests=("a", "b"))) is divisible
 
 
 def test_what_is_wanted_of_some_classes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -611,10 +612,35 @@ def test_unlabelled_parquet_files_of_any_name(tmp_path: Path) -> None:
 
 
 def test_a_flat_folder_of_images(tmp_path: Path) -> None:
+    folder = tmp_path / "photos [2020]"
+    (folder / "test").mkdir(parents=True)
     for number in range(6):
-        (tmp_path / f"{number}.png").write_bytes(encode(picture(number, (20, 30))))
-    assert len(load_unlabelled(str(tmp_path), 20, limit=4)) == 4
-    check_unlabelled(str(tmp_path))
+        (folder / f"{number}.png").write_bytes(encode(picture(number, (20, 30))))
+    (folder / "test" / "7.png").write_bytes(encode(picture(7, (20, 30))))  # no split: there are images beside it
+    assert len(load_unlabelled(str(folder), 20, limit=4)) == 4
+    assert len(load_unlabelled(str(folder), 20, limit=40)) == 7
+    check_unlabelled(str(folder))
+
+
+def test_unlabelled_images_are_not_taken_from_the_test_split_unasked(tmp_path: Path) -> None:
+    write_split(tmp_path, "test", range(3))
+    assert len(load_unlabelled(str(tmp_path), 8, limit=9)) == 3  # there is nothing else
+    write_split(tmp_path, "validation", range(3))
+    for call in (check_unlabelled, partial(load_unlabelled, size=8, limit=9)):
+        with pytest.raises(DataError, match="no training split; it has test, validation"):
+            call(str(tmp_path))
+
+
+def test_roles_of_unlabelled_images_are_cut_by_the_labels_in_use(tmp_path: Path) -> None:
+    features = {
+        "img": datasets.Image(),
+        **{n: datasets.ClassLabel(names=NAMES) for n in ("fine_label", "coarse_label")},
+    }
+    columns = {"fine_label": [i % 3 for i in range(60)], "coarse_label": [i // 20 for i in range(60)]}
+    write_split(tmp_path, "train", range(60), columns=columns, features=features)
+    for column in ("fine_label", "coarse_label"):
+        wanted = numbers(load_images(DataSpec(str(tmp_path), label_column=column), "train", 8))
+        assert numbers(load_unlabelled(str(tmp_path), 8, limit=99, label_column=column)) == wanted
 
 
 def test_no_images_at_all(tmp_path: Path) -> None:

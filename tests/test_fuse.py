@@ -315,7 +315,7 @@ def test_nets_of_other_images_are_fused_without_the_guard(wfcli: Cli, tmp_path: 
     assert ran.code == 0
     ran = wfcli("fuse", *paths, *args, "--probes", "200", "-o", tmp_path / "s.safetensors")
     assert ran.code == 1
-    assert "error: --probes: made-up images have 3 channels" in ran.stderr
+    assert "error: --probes: its images have 3 channels" in ran.stderr
 
 
 def test_a_head_that_is_not_the_whole_answer_is_not_fitted(wfcli: Cli, tmp_path: Path) -> None:
@@ -382,6 +382,8 @@ def test_images_without_labels_bring_the_student_above_the_soup(wfcli: Cli, tmp_
         (("--unlabelled", "digits", "--probes", "200"), "--probes and --unlabelled: got both, expected one"),
         (("--unlabelled", "digits", "--images", "5"), "--images: got 5, expected at least 16"),
         (("--unlabelled", "nowhere"), "data nowhere: no such folder"),
+        (("--unlabelled", ""), "--unlabelled: got nothing, expected a dataset"),
+        (("--unlabelled", "digits", "--distill-lr", "0"), "--distill-lr 0.0: expected at least 0, above 0"),
         (("--images", "100"), "--images: of no use without --unlabelled"),
     ],
 )
@@ -390,6 +392,24 @@ def test_options_of_unlabelled_images(wfcli: Cli, tmp_path: Path, options: tuple
     assert ran.code in (1, 2)
     assert problem in " ".join(ran.stderr.split())
     assert not (tmp_path / "s.safetensors").exists()
+
+
+def test_a_few_images_are_too_few(wfcli: Cli, tmp_path: Path) -> None:
+    images = pictures(tmp_path / "images", 3)
+    ran = wfcli("fuse", DIGITS, *DIGITS_ARCH, "--unlabelled", images, "-o", tmp_path / "s.safetensors")
+    assert ran.code == 1
+    assert f"error: data {images}: got 3 images, expected at least 16" in ran.stderr
+    assert not (tmp_path / "s.safetensors").exists()
+
+
+def test_steps_that_lead_away_from_the_teachers_are_undone(wfcli: Cli, tmp_path: Path) -> None:
+    args = ("fuse", DIGITS, *DIGITS_ARCH, "--method", "soup", "--unlabelled", "digits", "--images", "64")
+    assert wfcli(*args, "--distill-steps", "0", "-o", tmp_path / "fitted.safetensors").code == 0
+    wild = ("--distill-steps", "3", "--distill-lr", "50")
+    ran = wfcli(*args, *wild, "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0
+    assert "warning: 3 steps of distillation lead away from the teachers" in " ".join(ran.stderr.split())
+    assert same(load_file(tmp_path / "s.safetensors"), load_file(tmp_path / "fitted.safetensors"))
 
 
 def test_a_head_that_cannot_be_fitted_is_distilled_all_the_same(wfcli: Cli, tmp_path: Path) -> None:
