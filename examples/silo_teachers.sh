@@ -69,7 +69,7 @@ generators() { # SEED: a step on the Transformer costs four times one on the oth
     generator vgg "$1" 1000 vgg
     generator resnet "$1" 1000 resnet
     generator vit "$1" 400 vit
-    generator all "$1" 1000 "vgg resnet vit"
+    generator all "$1" 1500 "vgg resnet vit"
 }
 
 left_out() { # one kind each

@@ -120,6 +120,7 @@ train-teachers
   --images-per-teacher
   --epochs = 10.0
   --same-recipe switch
+  --faults = none
   --optimiser
   --lr
   --batch-size = 128

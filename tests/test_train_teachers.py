@@ -12,6 +12,7 @@ import torch
 from wfcli.core.architectures import find_architecture
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.data import DataSpec, load_images
+from wfcli.core.faults import parse_faults, wrong_labels
 from wfcli.core.zoo import read_zoo
 from wfcli.engine.recipes import draw_recipe
 from wfcli.engine.train_teachers import TrainTeachersConfig, _start_seed, train_teachers
@@ -171,6 +172,47 @@ def test_recipes_vary_in_their_ranges() -> None:
     assert {r.pad for r in drawn} == {2, 4}
     assert len({r.order_seed for r in drawn}) == 200
     assert {draw_recipe(0, index, 0.1, 8.0, same=False, flip=False).pad for index in range(50)} == {1, 2}
+
+
+def test_faults_take_turns_and_are_remembered(base: Path, tmp_path: Path) -> None:
+    config = options(tmp_path, count=3, init=str(base), images_per_teacher=400, faults=("none", "noise"), epochs=2.0)
+    zoo = train_teachers(config).zoo
+    assert [teacher["recipe"].get("fault") for teacher in zoo["teachers"]] == [None, "noise", None]
+    sound, noisy, other = (teacher["top1"] for teacher in zoo["teachers"])
+    assert min(sound, other) > noisy + 0.1
+    records = [open_checkpoint(path).provenance or {} for path in read_zoo(tmp_path).paths]
+    assert ["fault" in record["recipe"] for record in records] == [False, True, False]
+    ears = Ears()
+    assert train_teachers(config, ears).zoo == zoo  # and nothing is made again
+    assert not any(stage.startswith("teacher-") for stage, *_ in ears.told)
+    train_teachers(dataclasses.replace(config, faults=("none",)), ears)
+    assert ears.warnings == [f"{tmp_path / 'teacher-01.safetensors'}: made in another way, replaced"]
+
+
+def test_recipes_of_faults() -> None:
+    recipes = {
+        fault: draw_recipe(0, 0, lr=0.1, epochs=8.0, same=True, flip=True, fault=fault)
+        for fault in ("none", "short", "long", "rate", "labels", "noise")
+    }
+    assert {fault: (r.lr, r.epochs) for fault, r in recipes.items()} == {
+        "none": (0.1, 8.0), "short": (0.1, 0.8), "long": (0.1, 32.0), "rate": (0.8, 8.0),
+        "labels": (0.1, 8.0), "noise": (0.1, 8.0),
+    }  # fmt: skip
+
+
+def test_wrong_labels_are_wrong_and_as_many_as_wanted() -> None:
+    labels = torch.arange(1000) % 7
+    spoilt = wrong_labels(labels, 7, 0.3, seed=1)
+    assert int((spoilt != labels).sum()) == 300
+    assert spoilt.unique().tolist() == list(range(7))
+    assert torch.equal(spoilt, wrong_labels(labels, 7, 0.3, seed=1))
+    assert not torch.equal(spoilt, wrong_labels(labels, 7, 0.3, seed=2))
+
+
+def test_faults_by_name() -> None:
+    assert parse_faults("none, labels") == ("none", "labels")
+    with pytest.raises(WfError, match="--faults: unknown fault 'label'; did you mean labels\\?\nhint: use none, short"):
+        parse_faults("none,label")
 
 
 def test_the_same_recipe_differs_in_the_order_of_batches_alone() -> None:

@@ -293,6 +293,15 @@ JobsOption = Annotated[
         "--jobs", metavar="N", min=1, help="Teachers made at a time, each in a process.", rich_help_panel=TRAINING
     ),
 ]
+FaultsOption = Annotated[
+    str,
+    typer.Option(
+        "--faults",
+        metavar="LIST",
+        help="What is wrong with the teachers, in turn: none, short, long, rate, labels, noise.",
+        rich_help_panel=TRAINING,
+    ),
+]
 OptimiserOption = Annotated[
     Optimiser | None,
     typer.Option(

@@ -194,8 +194,10 @@ def finetuned(result: FinetuneResult) -> RenderableType:
 def teachers_trained(result: TrainTeachersResult) -> RenderableType:
     """Draw the zoo: who saw how many images of how many classes, and the accuracy on the validation split."""
     zoo = result.zoo
-    table = _Table("", "images", "classes", "lr", "epochs", "validation top-1 %")
-    for teacher in zoo["teachers"]:
+    faults = [teacher["recipe"].get("fault", "none") for teacher in zoo["teachers"]]
+    spoilt = any(fault != "none" for fault in faults)
+    table = _Table("", "images", "classes", "lr", "epochs", *(["fault"] if spoilt else []), "validation top-1 %")
+    for teacher, fault in zip(zoo["teachers"], faults, strict=True):
         seen = teacher["class_counts"]
         recipe = teacher["recipe"]
         table.add_row(
@@ -204,6 +206,7 @@ def teachers_trained(result: TrainTeachersResult) -> RenderableType:
             str(sum(number > 0 for number in seen)),
             f"{recipe['lr']:.3g}",
             f"{recipe['epochs']:.3g}",
+            *([fault] if spoilt else []),
             percent(teacher["top1"]),
         )
     arch = zoo["architecture"]

@@ -54,6 +54,7 @@ OPTIONS: dict[str, tuple[type, ...]] = {
     "concentration": NUMBER,
     "images_per_teacher": (int, str),
     "same_recipe": FLAG,
+    "faults": TEXT,
     "optimiser": TEXT,
     "lr": NUMBER,
     "batch_size": (int,),

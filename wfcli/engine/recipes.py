@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from wfcli.core.architectures import InputConfig
 from wfcli.core.devices import training_autocast
+from wfcli.core.faults import FAULTS, add_noise, wrong_labels
 from wfcli.core.images import CROP_PADDING, Images
 from wfcli.core.training import (
     BatchOrder,
@@ -40,6 +42,11 @@ class Recipe:
     pad: int
     order_seed: int
     optimiser: Optimiser = "sgd"
+    fault: str = "none"  # of `FAULTS`; its factors are in `lr` and `epochs` already
+
+    def record(self) -> dict[str, Any]:
+        """Return what is remembered of it; nothing of a fault where there is none."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("fault", "none")}
 
 
 # The usual peak of the learning rate, the usual weight decay, and those that recipes are drawn from.
@@ -48,17 +55,25 @@ WEIGHT_DECAYS: dict[Optimiser, tuple[float, float, float]] = {"sgd": (1e-4, 5e-4
 
 
 def draw_recipe(
-    seed: int, index: int, lr: float, epochs: float, same: bool, flip: bool, optimiser: Optimiser = "sgd"
+    seed: int,
+    index: int,
+    lr: float,
+    epochs: float,
+    same: bool,
+    flip: bool,
+    optimiser: Optimiser = "sgd",
+    fault: str = "none",
 ) -> Recipe:
-    """Draw the recipe of teacher `index` round the usual `lr` and `epochs`.
+    """Draw the recipe of teacher `index` round the usual `lr` and `epochs`, with the factors of its `fault`.
 
     With `same` only the order of the batches differs from teacher to teacher.
     """
     decays = WEIGHT_DECAYS[optimiser]
+    lr, epochs = lr * FAULTS[fault].lr, epochs * FAULTS[fault].epochs
     order_seed = seed_for(seed, 10, index)
     pads = CROP_PADDING[flip]
     if same:
-        return Recipe(lr, decays[1], epochs, 0.0, pads[1], order_seed, optimiser)
+        return Recipe(lr, decays[1], epochs, 0.0, pads[1], order_seed, optimiser, fault)
     draw = np.random.default_rng([seed, 11, index])
     return Recipe(
         lr=round(lr * 2.0 ** float(draw.uniform(-1.0, 1.0)), 6),
@@ -68,6 +83,7 @@ def draw_recipe(
         pad=int(draw.choice(pads)),
         order_seed=order_seed,
         optimiser=optimiser,
+        fault=fault,
     )
 
 
@@ -79,12 +95,16 @@ def steps_of(recipe: Recipe, images: int, batch_size: int) -> int:
 def train_by(
     recipe: Recipe, model: nn.Module, images: Images, inputs: InputConfig, batch_size: int, stage: str, hooks: Hooks
 ) -> None:
-    """Train `model` where it is, on `images`; what it says through `hooks` is under the name `stage`.
+    """Train `model` where it is, on `images`, with its fault; what it says through `hooks` is under the name `stage`.
 
     Raises:
         WfError: the loss is no longer finite.
     """
     device = next(model.parameters()).device
+    fault = FAULTS[recipe.fault]
+    if fault.label_noise:
+        spoilt = wrong_labels(images.labels, len(images.class_names), fault.label_noise, recipe.order_seed)
+        images = replace(images, labels=spoilt)
     order = BatchOrder(len(images), batch_size, recipe.order_seed)
     steps = steps_of(recipe, len(images), batch_size)
     optimiser = make_optimiser(model, recipe.weight_decay, recipe.optimiser)
@@ -105,3 +125,5 @@ def train_by(
             if not value.isfinite():
                 raise WfError(f"{stage}: the loss is {float(value)} after step {step + 1}", hint="lower --lr")
             hooks.progress(stage, step + 1, steps, loss=float(value), images_per_second=seen / (now - began))
+    if fault.weight_noise:
+        add_noise(model, fault.weight_noise, recipe.order_seed)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from wfcli.core.architectures import Architecture, build_model, head_keys, input
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint, write_json
 from wfcli.core.data import DataSpec, load_images, load_labels
 from wfcli.core.devices import pick_device
+from wfcli.core.faults import FAULTS
 from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.shares import SHARE_KINDS, Cap, class_counts, share_images
 from wfcli.core.sources import resolve_source
@@ -52,6 +53,7 @@ class TrainTeachersConfig:
     optimiser: Optimiser | None = None  # None: AdamW for a net with layer norms, else SGD
     lr: float | None = None  # None: what is usual for the optimiser
     batch_size: int = 128
+    faults: tuple[str, ...] = ("none",)  # of the teachers, in turn
     jobs: int = 1  # teachers made at a time
     device: str = "auto"
 
@@ -124,7 +126,8 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
     make_folder(config.output)
     jobs = []
     for index, (path, share) in enumerate(zip(_paths(config), shares, strict=True)):
-        recipe = draw_recipe(config.seed, index, lr, config.epochs, config.same_recipe, images.flip, optimiser)
+        fault = config.faults[index % len(config.faults)]
+        recipe = draw_recipe(config.seed, index, lr, config.epochs, config.same_recipe, images.flip, optimiser, fault)
         jobs.append(
             TeacherJob(
                 path=path,
@@ -163,7 +166,7 @@ def write_zoo(plan: ZooPlan, made: Sequence[tuple[str, float]], seconds: float) 
         base=plan.base,
         shares=_shares(config),
         teachers=tuple(
-            ZooTeacher(job.path.name, digest, share, counts, asdict(job.recipe), top1, job.seed)
+            ZooTeacher(job.path.name, digest, share, counts, job.recipe.record(), top1, job.seed)
             for job, (digest, top1), share, counts in zip(plan.jobs, made, plan.shares, plan.class_counts, strict=True)
         ),
     )
@@ -189,6 +192,12 @@ def check_options(config: TrainTeachersConfig, where: str = "") -> None:
             ("shares", kind, f"one of {', '.join(SHARE_KINDS)}", kind in SHARE_KINDS),
             ("concentration", config.concentration, "more than 0", config.concentration > 0),
             ("optimiser", optimiser, f"one of {', '.join(USUAL_LR)}", optimiser is None or optimiser in USUAL_LR),
+            (
+                "faults",
+                ",".join(config.faults),
+                f"of {', '.join(FAULTS)}",
+                bool(config.faults) and {*config.faults} <= {*FAULTS},
+            ),
             ("jobs", config.jobs, "at least 1", config.jobs >= 1),
             ("seed", config.seed, "at least 0", config.seed >= 0),
         )
@@ -307,7 +316,7 @@ def _provenance(
         "data": data_record(config.data),
         "classes": list(class_names),
         "share": {**_shares(config), "images": "all" if share is None else len(share), "sha256": _sha256(seen)},
-        "recipe": {**asdict(recipe), "batch_size": config.batch_size},
+        "recipe": {**recipe.record(), "batch_size": config.batch_size},
     }
 
 
