@@ -175,7 +175,7 @@ def test_recipes_vary_in_their_ranges() -> None:
 
 
 def test_faults_take_turns_and_are_remembered(base: Path, tmp_path: Path) -> None:
-    config = options(tmp_path, count=3, init=str(base), images_per_teacher=400, faults=("none", "noise"), epochs=2.0)
+    config = options(tmp_path, count=3, init=str(base), images_per_teacher=400, faults="none,noise", epochs=2.0)
     zoo = train_teachers(config).zoo
     assert [teacher["recipe"].get("fault") for teacher in zoo["teachers"]] == [None, "noise", None]
     sound, noisy, other = (teacher["top1"] for teacher in zoo["teachers"])
@@ -185,7 +185,7 @@ def test_faults_take_turns_and_are_remembered(base: Path, tmp_path: Path) -> Non
     ears = Ears()
     assert train_teachers(config, ears).zoo == zoo  # and nothing is made again
     assert not any(stage.startswith("teacher-") for stage, *_ in ears.told)
-    train_teachers(dataclasses.replace(config, faults=("none",)), ears)
+    train_teachers(dataclasses.replace(config, faults="none"), ears)
     assert ears.warnings == [f"{tmp_path / 'teacher-01.safetensors'}: made in another way, replaced"]
 
 
@@ -211,7 +211,9 @@ def test_wrong_labels_are_wrong_and_as_many_as_wanted() -> None:
 
 def test_faults_by_name() -> None:
     assert parse_faults("none, labels") == ("none", "labels")
-    with pytest.raises(WfError, match="--faults: unknown fault 'label'; did you mean labels\\?\nhint: use none, short"):
+    with pytest.raises(
+        WfError, match="--faults: unknown fault 'label'; did you mean labels\\?\nhint: faults are none, short"
+    ):
         parse_faults("none,label")
 
 

@@ -309,7 +309,6 @@ def train_teachers(
     if shares != "dirichlet" and _given(context, "concentration"):
         raise typer.BadParameter(f"--concentration goes with --shares dirichlet, got --shares {shares}")
     architecture = _architecture(arch, arch_arg)
-    from wfcli.core.faults import parse_faults
     from wfcli.core.shares import parse_cap
     from wfcli.engine import train_teachers as engine
 
@@ -325,7 +324,7 @@ def train_teachers(
         concentration=concentration,
         images_per_teacher=None if images_per_teacher is None else parse_cap(images_per_teacher),
         same_recipe=same_recipe,
-        faults=parse_faults(faults),
+        faults=faults,
         optimiser=optimiser,
         lr=lr,
         batch_size=batch_size,

@@ -49,9 +49,10 @@ def parse_faults(text: str) -> tuple[str, ...]:
     for name in dict.fromkeys(found):
         if name not in FAULTS:
             near = difflib.get_close_matches(name, FAULTS, n=1)
-            problems.append(f"--faults: unknown fault {name!r}{f'; did you mean {near[0]}?' if near else ''}")
+            found_near = f"; did you mean {near[0]}?" if near else f", expected some of {', '.join(FAULTS)}"
+            problems.append(f"--faults: unknown fault {name!r}{found_near}")
     if problems:
-        raise WfError(*problems, hint=f"use {', '.join(FAULTS)}")
+        raise WfError(*problems, hint=f"faults are {', '.join(FAULTS)}")
     return found
 
 

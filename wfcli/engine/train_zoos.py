@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from wfcli.core.data import DataSpec
-from wfcli.core.faults import parse_faults
 from wfcli.core.shares import parse_cap
 from wfcli.core.zoo_recipes import PlannedZoo, ZooRecipe, read_zoo_recipe
 from wfcli.engine.classes import check_data
@@ -113,8 +112,6 @@ def _options(config: TrainZoosConfig, recipe: ZooRecipe, zoo: PlannedZoo, source
     if "images_per_teacher" in own:
         with _named(zoo.name):
             own["images_per_teacher"] = parse_cap(str(own["images_per_teacher"]))
-    if "faults" in own:
-        own["faults"] = parse_faults(own["faults"])
     init = recipe.init
     if recipe.base is not None:
         init = None if zoo is recipe.base else str(config.output / recipe.base.name / "teacher-00.safetensors")
