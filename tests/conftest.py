@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads only cost
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,9 @@ import torch
 from typer.testing import CliRunner
 
 from wfcli.cli import app
+
+# A script's job in the background does not hear of Ctrl-C, nor do the processes it starts: tests interrupt some.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

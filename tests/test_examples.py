@@ -96,6 +96,15 @@ def test_rows_with_seeds_are_compared_subset_by_subset() -> None:
     assert lines[1].endswith("ensemble: +20.00 ± 0.00 (+20.00 to +20.00)")
 
 
+def test_the_readme_shows_the_committed_results_of_silo_teachers() -> None:
+    from write_silo_results import KINDS, README, README_ROWS, one_shot_table
+
+    files = {kind: EXAMPLES / "results" / f"silo_teachers_{kind}.json" for kind in KINDS}
+    results = {kind: json.loads(file.read_text()) for kind, file in files.items() if file.exists()}
+    table = one_shot_table(results, README_ROWS, (3, 6))
+    assert table in README.read_text(encoding="utf-8"), "run examples/write_silo_results.py"
+
+
 FIGURES = {
     "dirichlet 0.3/test-00/3/0/soup, data-free": 0.40,
     "dirichlet 0.3/test-00/3/1/soup, data-free": 0.44,

@@ -186,7 +186,8 @@ def test_the_specialised_preset_belongs_to_its_base(
     card = (result.folder / "README.md").read_text()
     assert "It belongs to one base (teacher-00.safetensors)" in card
     out = tmp_path / "student.safetensors"
-    assert wfcli("fuse", digits_zoo, *ARCH, "--generator", result.folder, "-o", out).code == 0
+    # After two steps it is no better than the soup: no guard.
+    assert wfcli("fuse", digits_zoo, *ARCH, "--generator", result.folder, "--no-guard", "-o", out).code == 0
     assert (open_checkpoint(out).provenance or {})["method"] == "weightformer"
 
 
@@ -386,10 +387,10 @@ def test_the_paper_s_preset_has_its_mechanisms_and_each_can_be_switched_off(digi
     config = load_generator(paper.folder, "paper")[0].config
     assert (config.attention, config.mask, config.flow) == ("full", True, True)
     assert 27 in config.raw_widths
-    seen = {bytes_of(paper.folder)["model.safetensors"]}
+    seen = {bytes_of(paper.folder)["training.jsonl"]}  # the best of so few steps may be the untrained one
     for number, off in enumerate(({"attention": "cross"}, {"mask": False}, {"flow": False}, {"shift_weight": 0.0})):
         other = options(digits_zoo, tmp_path / str(number), preset="weightformer", batch_size=16, **off)
-        seen.add(bytes_of(train_generator(other).folder)["model.safetensors"])
+        seen.add(bytes_of(train_generator(other).folder)["training.jsonl"])
     assert len(seen) == 5
 
 
