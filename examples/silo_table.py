@@ -10,7 +10,6 @@ T teachers of a subset, B images, C classes.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -33,6 +32,7 @@ from wfcli.core.generator_files import load_generator
 from wfcli.core.layouts import STATISTICS
 from wfcli.core.methods import soup
 from wfcli.core.metrics import ensemble, score
+from wfcli.core.outputs import write_json
 from wfcli.core.votes import presence, weighted_votes
 from wfcli.core.zoo import Zoo, read_zoo
 from wfcli.engine import lineup
@@ -80,12 +80,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON")
     options = parser.parse_args()
     zoos = options.runs / options.kind
-    generators = {
-        folder.name: load_generator(folder, folder.name)[0]
+    loaded = {
+        folder.name: load_generator(folder, folder.name)
         for folder in sorted((options.runs / "generators").iterdir())
         if (folder / "model.safetensors").exists() and concerns(folder.name, options.kind)
     }
-    digests = {name: sha256(options.runs / "generators" / name / "model.safetensors") for name in generators}
+    generators = {name: generator for name, (generator, _) in loaded.items()}
+    digests = {name: digest for name, (_, digest) in loaded.items()}
     done = known(options.output, digests)
     arch = read_zoo(zoos / TESTS[0]).architecture
 
@@ -97,9 +98,7 @@ def main() -> None:
             "generators": digests,
             "figures": done,
         }
-        partial = options.output.with_suffix(".part")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        partial.replace(options.output)
+        write_json(options.output, result)
 
     for name in TESTS:
         bench = open_bench(zoos / name)
@@ -146,11 +145,6 @@ def known(output: Path, digests: Mapping[str, str]) -> Figures:
         for key, value in earlier["figures"].items()
         if not any(f"generator {name}," in key or "/unlabelled" in f"/{key}" for name in changed)
     }
-
-
-def sha256(path: Path) -> str:
-    """Return the digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def concerns(generator: str, kind: str) -> bool:

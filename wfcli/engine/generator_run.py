@@ -130,21 +130,7 @@ class GeneratorRun:
         size = 2 + _integer(draw, most - 1)
         places = torch.randperm(len(ground.teachers), generator=draw)[:size]
         index = torch.tensor(ground.teachers)[places].to(self.device)
-        labels, classes = ground.train.labels, None
-        images: Tensor | None = None
-        if _integer(draw, 2) and ground.divisible and not self.generator.prior:
-            # Half of the time a task of some of the classes alone: there are few tasks, and many such parts of them.
-            # A prior belongs to all classes.
-            number = int(labels.max()) + 1
-            some = LEAST_CLASSES + _integer(draw, max(1, number - LEAST_CLASSES))
-            classes = torch.randperm(number, generator=draw)[:some].to(self.device)
-            images = torch.isin(labels, classes).nonzero()[:, 0]
-            if not len(images):  # a tiny pool
-                images, classes = None, None
-        pool = len(labels) if images is None else len(images)
-        batch = torch.randint(pool, (self.config.batch_size,), generator=draw).to(self.device)
-        batch = batch if images is None else images[batch]
-        labels = labels[batch] if classes is None else (labels[batch][:, None] == classes).int().argmax(1)
+        batch, labels, classes = self._draw_images(ground, draw)
         batch_statistics = bool(_integer(draw, 2))
         student = generate_subset(self.generator, ground, index, classes)
         logits = student_logits(ground, student, ground.train.pixels[batch], batch_statistics)
@@ -156,6 +142,25 @@ class GeneratorRun:
             others = student_logits(ground, cut, ground.train.pixels[batch], batch_statistics)
             loss = loss + self.shift_weight * agreement(logits, others)
         return loss
+
+    def _draw_images(self, ground: Ground, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return numbers of images [B], their labels [B] and, half of the time, the few classes of this step's task.
+
+        There are few tasks, and many parts of them. A prior belongs to all classes.
+        """
+        labels, classes = ground.train.labels, None
+        images = torch.arange(len(labels), device=self.device)
+        if _integer(draw, 2) and ground.divisible and not self.generator.prior:
+            number = int(labels.max()) + 1
+            some = LEAST_CLASSES + _integer(draw, max(1, number - LEAST_CLASSES))
+            chosen = torch.randperm(number, generator=draw)[:some].to(self.device)
+            of_them = torch.isin(labels, chosen).nonzero()[:, 0]
+            if len(of_them):  # a tiny pool may lack all of them
+                images, classes = of_them, chosen
+        batch = images[torch.randint(len(images), (self.config.batch_size,), generator=draw).to(self.device)]
+        if classes is None:
+            return batch, labels[batch], None
+        return batch, (labels[batch][:, None] == classes).int().argmax(1), classes
 
     @torch.no_grad()
     def _validate(self, **figures: float) -> dict[str, Any]:

@@ -152,8 +152,8 @@ def _learn(work: Work, student: dict[str, Tensor], images: Images) -> dict[str, 
     if not config.distill_steps:
         return student
     moved = dict(student)
-    rate = config.distill_lr
-    _update(work, moved, distill(nets, view(student), images, config.distill_steps, config.seed, rate))
+    learnt = distill(nets, view(student), images, config.distill_steps, config.seed, config.distill_lr)
+    _update(work, moved, learnt)
     if needs_images(config, work.teachers):
         calibrate(moved, config.architecture, work.teachers, images, config.seed, work.device, work.hooks)
     before, after = distance(nets, [view(student), view(moved)], images)
@@ -169,9 +169,8 @@ def _learn(work: Work, student: dict[str, Tensor], images: Images) -> dict[str, 
 def _update(work: Work, student: dict[str, Tensor], learnt: Mapping[str, Tensor]) -> None:
     """Write tensors with timm's names to `student`, in place."""
     for timm_name, tensor in learnt.items():
-        if timm_name in work.teachers.layout.to_file:  # counters may be missing from old files
-            name, shape = work.teachers.layout.to_file[timm_name]
-            student[name] = tensor.reshape(shape)
+        name, shape = work.teachers.layout.to_file[timm_name]
+        student[name] = tensor.reshape(shape)
 
 
 def needs_images(config: FuseConfig, teachers: Teachers) -> bool:
