@@ -264,7 +264,8 @@ def unlabelled(pair: Pair, generator: WeightFormer | None, done: Figures) -> Non
     note(done, pair.key, "ensemble, votes weighted", lambda: score(votes, bench.test.labels).top1)
     place = lineup.Bench(input_config(bench.zoo.architecture), torch.device("cpu"), 500, Silent())
     nets = Nets(place, bench.model, bench.head[0].removesuffix(".weight"), states)
-    starts = {"soup": lambda: soup(states)}
+    best = max(pair.index, key=lambda i: score(bench.validation_log_probs[i], bench.validation.labels).top1)
+    starts = {"soup": lambda: soup(states), "best single": lambda: bench.states[best]}
     if generator is not None:
         starts["generator"] = lambda: fused(bench, generator, states)
     for start, make in starts.items():

@@ -54,9 +54,11 @@ UNLABELLED = {
         for number in (100, 300, 1000)
         for label, row in (("calibrated", "calibrated"), ("+ head fitted", "head fitted"), ("+ 100 steps", "100 steps"))
     },
-    "soup, 1,000 images: calibrated": "soup, 1000 images, calibrated",
-    "soup, 1,000 images: + head fitted": "soup, 1000 images, head fitted",
-    "soup, 1,000 images: + 100 steps": "soup, 1000 images, 100 steps",
+    **{
+        f"{start}, 1,000 images: {label}": f"{start}, 1000 images, {row}"
+        for start in ("soup", "best single")
+        for label, row in (("calibrated", "calibrated"), ("+ head fitted", "head fitted"), ("+ 100 steps", "100 steps"))
+    },
 }
 MECHANISMS = {
     "`universal`: attention through cross tokens, flow": "vgg",

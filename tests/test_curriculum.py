@@ -22,6 +22,7 @@ from wfcli.core.curriculum import (
     distillation_loss,
     generate_subset,
     is_divisible,
+    pick_net,
     read_layers,
     soup_subset,
     student_logits,
@@ -194,6 +195,18 @@ def test_some_classes_are_a_task_of_their_own(vgg: tuple[list[State], Ground]) -
     assert {name: t.shape for name, t in got.items()} == {name: t.shape for name, t in wanted.items()}
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     assert student_logits(ground, got, pixels(), batch_statistics=False).shape == (16, 3)
+
+
+def test_wide_nets_are_drawn_less_often_by_the_root_of_their_channels(vgg: tuple[list[State], Ground]) -> None:
+    assert vgg[1].channels == 8 + 16 + 2 * 32 + 4 * 64 + 10
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.tensor([pick_net([100, 400, 100], draw) for _ in range(5000)]).bincount() / 5000
+    torch.testing.assert_close(drawn, torch.tensor([0.4, 0.2, 0.4]), atol=0.02, rtol=0)
+    one_kind = torch.Generator().manual_seed(1)
+    same = torch.Generator().manual_seed(1)  # nets of one size take one number from the stream, as randint does
+    assert [pick_net([7] * 5, one_kind) for _ in range(20)] == [
+        int(torch.randint(5, (), generator=same)) for _ in range(20)
+    ]
 
 
 def test_a_net_with_two_heads_cannot_be_cut() -> None:

@@ -65,6 +65,24 @@ class Ground:
         """Shape of every tensor of the student."""
         return {name: tensor.shape for name, tensor in self.model.state_dict().items()}
 
+    @property
+    def channels(self) -> int:
+        """How many output channels the net has in all its layers: what a step on it costs, and what it teaches."""
+        return sum(self.shapes[spec.weight][0] for spec, _, _ in self.layers if spec.weight is not None)
+
+
+def pick_net(channels: Sequence[int], draw: torch.Generator) -> int:
+    """Draw the number of a net, given the channels of each: with a probability by the root of 1 / channels.
+
+    A step on a net with ten times the channels costs ten times as much, and more channels learn from it.
+    """
+    fewest = min(channels)
+    while True:
+        number = int(torch.randint(len(channels), (), generator=draw))
+        taken = math.sqrt(fewest / channels[number])
+        if taken == 1 or float(torch.rand((), generator=draw)) < taken:
+            return number
+
 
 def read_layers(
     plan: LayerPlan, teachers: Sequence[Mapping[str, Tensor]], device: torch.device

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wfcli.core.curriculum import Ground, agreement, distillation_loss, generate_subset, soup_subset, student_logits
+from wfcli.core.curriculum import (
+    Ground,
+    agreement,
+    distillation_loss,
+    generate_subset,
+    pick_net,
+    soup_subset,
+    student_logits,
+)
 from wfcli.core.generator import PRESETS, WeightFormer
 from wfcli.core.runs import RunLog, load_run, refuse_forgotten, save_run
 from wfcli.core.training import cosine_rate, seed_for
@@ -64,6 +72,7 @@ class GeneratorRun:
         self.digests = [ground.digests for ground in grounds]
         self.trained = [ground for ground in grounds if ground.teachers]
         self.checked = [ground for ground in grounds if ground.held_out]
+        self.channels = [ground.channels for ground in self.trained]
         self.soups = [self._accuracies(g, [soup_subset(g, index) for index in self._subsets(g)]) for g in self.checked]
 
     @property
@@ -125,7 +134,7 @@ class GeneratorRun:
         """Return the loss of one pair of this step: some teachers of a ground and the student they give on a batch."""
         # All of a step follows from the seed and its number: a resumed run is the same run, and so is one in parallel.
         draw = torch.Generator().manual_seed(seed_for(self.config.seed, 3, self.step, *([pair] if pair else [])))
-        ground = self.trained[_integer(draw, len(self.trained))]
+        ground = self.trained[pick_net(self.channels, draw)]
         most = min(self.config.max_teachers, len(ground.teachers))
         size = 2 + _integer(draw, most - 1)
         places = torch.randperm(len(ground.teachers), generator=draw)[:size]
