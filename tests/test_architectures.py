@@ -306,6 +306,13 @@ def test_guess_infers_the_width(name: str, width: float) -> None:
         assert same == arch or width == 1.0
 
 
+def test_guess_infers_the_size_of_patches() -> None:
+    specs = key_layout(find_architecture("vit_tiny_cifar", {"patch_size": 2}), 10)
+    assert guess_architecture(specs) == "vit_tiny_cifar(patch_size=2)"
+    specs["patch_embed.proj.weight"] = TensorSpec((192, 3, 5, 5), "F32")
+    assert guess_architecture(specs) is None
+
+
 def test_no_guess_for_anything_else() -> None:
     assert guess_architecture({}) is None
     assert guess_architecture({"weight": TensorSpec((3, 3), "F32")}) is None

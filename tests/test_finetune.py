@@ -241,14 +241,14 @@ def test_all_that_is_wrong_comes_at_once_with_its_own_hint(zoo: Path, tmp_path: 
             options(
                 zoo,
                 tmp_path / "missing" / "s.safetensors",
-                lr=0,
+                lr=float("inf"),
                 checkpoint="gone.safetensors",
                 data=DataSpec("nowhere"),
             )
         )
     told = str(caught.value).splitlines()
     assert [line for line in told if not line.startswith("hint: ")] == [
-        "--lr: got 0, expected more than 0",
+        "--lr: got inf, expected more than 0 and finite",
         f"{tmp_path}/missing/s.safetensors: its folder does not exist",
         "gone.safetensors: no such checkpoint file",
         "data nowhere: no such folder",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -368,7 +369,9 @@ def test_an_unknown_preset_and_options_out_of_range(digits_zoo: Path, tmp_path: 
     error = refuse(options(digits_zoo, tmp_path / "g", preset="universl"))
     assert error.problems == ("unknown preset 'universl'",)
     assert error.hint == "use one of universal, weightformer, specialised"
-    error = refuse(options(digits_zoo, tmp_path / "g", steps=0, batch_size=1, lr=-1, max_teachers=1, seed=-1, zoos=()))
+    error = refuse(
+        options(digits_zoo, tmp_path / "g", steps=0, batch_size=1, lr=math.inf, max_teachers=1, seed=-1, zoos=())
+    )
     assert len(error.problems) == 6
 
 
@@ -399,7 +402,7 @@ def test_a_mask_needs_the_full_attention(digits_zoo: Path, tmp_path: Path) -> No
     assert error.problems == (
         "--attention: got both, expected one of cross, full",
         "--mask: got True, expected the full attention for it",
-        "--shift-weight: got -1.0, expected at least 0",
+        "--shift-weight: got -1.0, expected at least 0 and finite",
     )
 
 

@@ -235,7 +235,7 @@ def test_progress_has_loss_and_rate(tmp_path: Path) -> None:
 
 
 def test_bad_options_are_all_told_at_once(tmp_path: Path) -> None:
-    bad = options(tmp_path / "new", count=0, epochs=0, lr=-1, batch_size=1, seed=-1)
+    bad = options(tmp_path / "new", count=0, epochs=float("inf"), lr=-1, batch_size=1, seed=-1)
     with pytest.raises(WfError, match="--count: got 0, expected at least 1") as caught:
         train_teachers(bad)
     assert len(caught.value.problems) == 5

@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from wfcli.core.architecture_names import SPELLINGS, ArchArg, Architecture, find_architecture, parse_arch_args
+from wfcli.core.architecture_names import (
+    PATCH_SIZES,
+    SPELLINGS,
+    ArchArg,
+    Architecture,
+    find_architecture,
+    parse_arch_args,
+)
 from wfcli.core.checkpoint import TensorSpec
 from wfcli.core.layouts import (
     COUNTER,
@@ -34,6 +41,7 @@ __all__ = [
     "head_keys", "input_config", "key_layout", "match_layout", "parse_arch_args",
 ]  # fmt: skip
 
+PATCHES = "patch_embed.proj.weight"
 EXAMPLES = 2  # of a kind, where the file holds another net altogether
 SHAPELESS_ARGS = ("drop_rate", "drop_path_rate")  # arguments that leave every tensor as it is
 
@@ -230,7 +238,14 @@ def _candidate(timm_name: str, specs: Mapping[str, TensorSpec]) -> Architecture 
         width = infer_width(entry, {key: spec.shape for key, spec in specs.items()}) if entry.step else 1.0
         if width is None:
             return None
-        return Architecture(timm_name, timm_name, (("width", width),) if width != 1.0 else ())
+        args: dict[str, ArchArg] = {"width": width} if width != 1.0 else {}
+        usual = entry.tensors.get(PATCHES, ())[-1:]
+        patch = specs[PATCHES].shape[-1:] if usual else ()
+        if entry.step and patch != usual:
+            if not set(patch) & set(PATCH_SIZES):
+                return None
+            args["patch_size"] = patch[0]
+        return Architecture(timm_name, timm_name, tuple(sorted(args.items())))
     if keys == _counted(entry.torchvision):
         names = [alias.name for alias in tables().aliases.values() if alias.timm_name == timm_name]
         return Architecture(names[0] if names else timm_name, timm_name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,13 +114,13 @@ def finetune(config: FinetuneConfig, hooks: Hooks | None = None) -> FinetuneResu
 def _check(config: FinetuneConfig) -> None:
     wanted = (
         ("steps", config.steps, "at least 0", config.steps >= 0),
-        ("lr", config.lr, "more than 0", config.lr > 0),
+        ("lr", config.lr, "more than 0 and finite", 0 < config.lr < math.inf),
         ("batch-size", config.batch_size, "at least 2", config.batch_size >= 2),
-        ("distill-weight", config.distill_weight, "at least 0", config.distill_weight >= 0),
-        ("ce-weight", config.ce_weight, "at least 0", config.ce_weight >= 0),
-        ("temperature", config.temperature, "more than 0", config.temperature > 0),
+        ("distill-weight", config.distill_weight, "at least 0 and finite", 0 <= config.distill_weight < math.inf),
+        ("ce-weight", config.ce_weight, "at least 0 and finite", 0 <= config.ce_weight < math.inf),
+        ("temperature", config.temperature, "more than 0 and finite", 0 < config.temperature < math.inf),
         ("warmup", config.warmup, "0 to 1", 0 <= config.warmup <= 1),
-        ("weight-decay", config.weight_decay, "at least 0", config.weight_decay >= 0),
+        ("weight-decay", config.weight_decay, "at least 0 and finite", 0 <= config.weight_decay < math.inf),
         ("validate-every", config.validate_every, "at least 0", config.validate_every >= 0),
         ("seed", config.seed, "at least 0", config.seed >= 0),
     )

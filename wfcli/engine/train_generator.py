@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -163,11 +164,11 @@ def _check(config: TrainGeneratorConfig) -> None:
     wanted = (
         ("steps", config.steps, "at least 1", config.steps >= 1),
         ("batch-size", config.batch_size, "at least 2", config.batch_size >= 2),
-        ("lr", config.lr, "more than 0", config.lr > 0),
+        ("lr", config.lr, "more than 0 and finite", 0 < config.lr < math.inf),
         ("max-teachers", config.max_teachers, "at least 2", config.max_teachers >= 2),
         ("attention", config.attention, f"one of {', '.join(ATTENTIONS)}", config.attention in (None, *ATTENTIONS)),
         ("mask", config.mask, "the full attention for it", not config.mask or _is_full(config)),
-        ("shift-weight", config.shift_weight, "at least 0", config.shift_weight is None or config.shift_weight >= 0),
+        ("shift-weight", config.shift_weight, "at least 0 and finite", 0 <= (config.shift_weight or 0) < math.inf),
         ("accumulate", config.accumulate, "at least 1", config.accumulate is None or config.accumulate >= 1),
         ("seed", config.seed, "at least 0", config.seed >= 0),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,11 +188,11 @@ def check_options(config: TrainTeachersConfig, where: str = "") -> None:
         f"{where}{': ' if where else ''}--{name}: got {value}, expected {wanted}"
         for name, value, wanted, fine in (
             ("count", config.count, "at least 1", config.count >= 1),
-            ("epochs", config.epochs, "more than 0", config.epochs > 0),
-            ("lr", lr, "more than 0", lr is None or lr > 0),
+            ("epochs", config.epochs, "more than 0 and finite", 0 < config.epochs < math.inf),
+            ("lr", lr, "more than 0 and finite", lr is None or 0 < lr < math.inf),
             ("batch-size", config.batch_size, "at least 2", config.batch_size >= 2),
             ("shares", kind, f"one of {', '.join(SHARE_KINDS)}", kind in SHARE_KINDS),
-            ("concentration", config.concentration, "more than 0", config.concentration > 0),
+            ("concentration", config.concentration, "more than 0 and finite", 0 < config.concentration < math.inf),
             ("optimiser", optimiser, f"one of {', '.join(USUAL_LR)}", optimiser is None or optimiser in USUAL_LR),
             ("jobs", config.jobs, "at least 1", config.jobs >= 1),
             ("seed", config.seed, "at least 0", config.seed >= 0),
