@@ -1,94 +1,106 @@
-"""How often the guard of `wfcli fuse` fires, and how often it is right: on the silo teachers of cifar_fine_tunes.sh.
+"""How often the guard of `wfcli fuse` fires, and how often it is right: on the silo teachers of silo_teachers.sh.
 
-Students come from the trained universal generators and from damaged copies (noise on the last layers, of several
-sizes); a student counts as broken when it is more than a point below the soup on validation images. The guard sees
-made-up images, or real ones without their labels. Prints a table; --output writes all figures as JSON.
+Students come from the trained generators, those that never saw the kind of net among them, and from damaged copies
+(noise on the last layers, of several sizes); a student counts as broken when it is more than a point below the soup on
+validation images. The guard sees made-up images, or real ones without their labels. Prints a table; --output writes all
+figures as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import random
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+import wfcli
 from wfcli.core.architectures import build_model, head_keys, input_config
 from wfcli.core.checkpoint import open_checkpoint
-from wfcli.core.data import DataSpec, load_images
+from wfcli.core.data import load_images
 from wfcli.core.generator import WeightFormer
 from wfcli.core.generator_files import load_generator
 from wfcli.core.methods import soup
+from wfcli.core.outputs import write_json
 from wfcli.core.plan import plan_layers
 from wfcli.core.probes import probe_images
 from wfcli.core.zoo import read_zoo
 from wfcli.engine.hooks import Silent
 from wfcli.engine.lineup import Bench
-from wfcli.engine.polish import Nets, first_pixels, guard, guard_probes, look
-from wfcli.engine.provenance import made_by
+from wfcli.engine.polish import Nets, guard, guard_probes, look, some_pixels
 
-NOISE = (0.02, 0.1, 0.3, 1.0)
+KINDS = ("vgg", "resnet", "vit")
+ZOOS = ("test-00", "cifar10")
 COUNTS = (2, 3, 6, 9)
+NOISE = (0.02, 0.1, 0.3, 1.0)
+SEEN = ("made-up images", "real images")
 BROKEN = -0.01  # of accuracy, against the soup
 
 
 def main() -> None:
     """Make the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="the work folder of cifar_fine_tunes.sh")
-    parser.add_argument("--data", type=Path, required=True, help="the CIFAR-10 folder")
-    parser.add_argument("--subsets", type=int, default=3, help="of teachers, for each K")
-    parser.add_argument("--images", type=int, default=1500, help="of the validation split")
+    parser.add_argument("--runs", type=Path, required=True, help="the work folder of silo_teachers.sh")
+    parser.add_argument("--images", type=int, default=1000, help="of the validation split")
     parser.add_argument("--output", type=Path, help="JSON")
     options = parser.parse_args()
-    zoo = read_zoo(options.runs / "cifar10-split")
+    rows: list[dict[str, Any]] = []
+    for kind in KINDS:
+        makers = list(generators(options.runs / "generators", kind))
+        for name in ZOOS:
+            rows += [{"kind": kind, **row} for row in students(options.runs / kind / name, makers, options.images)]
+            print(f"{kind}/{name}: done", flush=True)
+    print("\n".join(table(rows)))
+    if options.output is not None:
+        write_json(
+            options.output,
+            {"wfcli": wfcli.__version__, "torch": str(torch.__version__), "timm": version("timm"), "rows": rows},
+        )
+
+
+def students(folder: Path, makers: Sequence[tuple[str, WeightFormer]], images: int) -> Iterator[dict[str, Any]]:
+    """Fuse subsets of a zoo's teachers with every generator; yield what each student gains and what the guard says."""
+    zoo = read_zoo(folder)
     settings = input_config(zoo.architecture)
     model = build_model(zoo.architecture, len(zoo.class_names))
     head = head_keys(zoo.architecture)[0].removesuffix(".weight")
     plan = plan_layers(model, head)
     bench = Bench(settings, torch.device("cpu"), 500, Silent())
-    data = DataSpec(str(options.data))
-    checking = load_images(data, "validation", settings.size, limit=options.images)
+    checking = load_images(zoo.data, "validation", settings.size, limit=images)
     number = guard_probes(settings.size)
-    seen = {
-        "made-up images": probe_images(number, settings.size),
-        "real images": first_pixels(load_images(data, "generator", settings.size, limit=number), number),
-    }
+    real = some_pixels(load_images(zoo.data, "generator", settings.size), number)
+    seen = dict(zip(SEEN, (probe_images(number, settings.size), real), strict=True))
     states = [dict(open_checkpoint(path)) for path in zoo.paths]
-    rows: list[dict[str, Any]] = []
     for count in COUNTS:
-        draw = random.Random(count)
-        for _ in range(options.subsets):
-            index = sorted(draw.sample(range(len(states)), count))
-            nets = Nets(bench, model, head, [states[i] for i in index])
-            average = soup(list(nets.teachers))
-            floor = top1(nets, average, checking.pixels, checking.labels)
-            for name, generator in generators(options.runs):
-                with torch.no_grad():
-                    student = dict(generator.generate(plan, nets.teachers))
-                gain = top1(nets, student, checking.pixels, checking.labels) - floor
-                fires = {what: guard(nets, student, average, pixels).broken for what, pixels in seen.items()}
-                rows.append({"teachers": index, "generator": name, "gain": gain, "fires": fires})
-    print("\n".join(table(rows, list(seen))))
-    if options.output is not None:
-        options.output.write_text(
-            json.dumps({**made_by("guard_table", zoo.architecture, 0), "rows": rows}, indent=1) + "\n"
-        )
+        index = sorted(random.Random(count).sample(range(len(states)), count))
+        nets = Nets(bench, model, head, [states[i] for i in index])
+        average = soup(list(nets.teachers))
+        floor = top1(nets, average, checking.pixels, checking.labels)
+        for name, generator in makers:
+            with torch.no_grad():
+                student = dict(generator.generate(plan, nets.teachers))
+            gain = top1(nets, student, checking.pixels, checking.labels) - floor
+            fires = {
+                what: guard(nets, student, average, pixels).broken for what, pixels in zip(SEEN, seen, strict=True)
+            }
+            yield {"zoo": folder.name, "teachers": index, "generator": name, "gain": gain, "fires": fires}
 
 
-def generators(runs: Path) -> Iterator[tuple[str, WeightFormer]]:
-    """Yield the trained generators by name, and damaged copies of the first."""
-    trained = [load_generator(folder, folder.name)[0] for folder in sorted(runs.glob("universal-*"))]
-    for number, generator in enumerate(trained):
-        yield f"trained {number}", generator
+def generators(folder: Path, kind: str) -> Iterator[tuple[str, WeightFormer]]:
+    """Yield the trained generators that concern a kind of net, and damaged copies of the first of its own."""
+    for name in (f"{kind}-*", "all-*", f"no-{kind}-*"):
+        for found in sorted(folder.glob(name)):
+            if found.name.rpartition("-")[0] in (kind, "all", f"no-{kind}"):  # not vgg-full-0
+                yield found.name, load_generator(found, found.name)[0]
+    whole = load_generator(folder / f"{kind}-0", f"{kind}-0")[0]
     for size in NOISE:
         for part in ("scales", "all"):
-            damaged = copy.deepcopy(trained[0])
+            damaged = copy.deepcopy(whole)
             layers: Sequence[nn.Linear] = (
                 (damaged.scales,) if part == "scales" else (damaged.logits, damaged.scales, damaged.centres)
             )
@@ -104,21 +116,39 @@ def top1(nets: Nets, state: dict[str, torch.Tensor], pixels: torch.Tensor, label
     return float((look(nets, state, pixels)[1].argmax(1) == labels).float().mean())
 
 
-def table(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[str]:
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Count how often the guard fires on broken students, on sound ones, and on those of trained generators."""
     groups = {
-        "broken": [row for row in rows if row["gain"] < BROKEN],
-        "sound": [row for row in rows if row["gain"] >= BROKEN],
-        "of trained generators": [row for row in rows if row["generator"].startswith("trained")],
+        "trained on this kind of net: broken": [r for r in rows if is_own(r) and r["gain"] < BROKEN],
+        "trained on this kind of net: sound": [r for r in rows if is_own(r) and r["gain"] >= BROKEN],
+        "trained on other kinds alone: broken": [r for r in rows if is_foreign(r) and r["gain"] < BROKEN],
+        "trained on other kinds alone: sound": [r for r in rows if is_foreign(r) and r["gain"] >= BROKEN],
+        "damaged: broken": [r for r in rows if is_damaged(r) and r["gain"] < BROKEN],
+        "damaged: sound": [r for r in rows if is_damaged(r) and r["gain"] >= BROKEN],
     }
     lines = [
-        "| students | n | " + " | ".join(f"fires on {kind}" for kind in kinds) + " |",
-        "|---|---:|" + "---:|" * len(kinds),
+        "| generator: student | n | " + " | ".join(f"fires on {kind}" for kind in SEEN) + " |",
+        "|---|---:|" + "---:|" * len(SEEN),
     ]
     for name, group in groups.items():
-        fired = [sum(row["fires"][kind] for row in group) for kind in kinds]
+        fired = [sum(row["fires"][kind] for row in group) for kind in SEEN]
         lines.append(f"| {name} | {len(group)} | " + " | ".join(map(str, fired)) + " |")
     return lines
+
+
+def is_damaged(row: dict[str, Any]) -> bool:
+    """Tell whether the generator is a damaged one."""
+    return bool(row["generator"].startswith("noise"))
+
+
+def is_foreign(row: dict[str, Any]) -> bool:
+    """Tell whether the generator never saw this kind of net."""
+    return bool(row["generator"].startswith("no-"))
+
+
+def is_own(row: dict[str, Any]) -> bool:
+    """Tell whether it is whole, and did."""
+    return not is_damaged(row) and not is_foreign(row)
 
 
 if __name__ == "__main__":

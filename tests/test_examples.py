@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,11 @@ HEAD = ("head.weight", "head.bias")
 @pytest.fixture(autouse=True)
 def _examples_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(EXAMPLES), *sys.path])
+
+
+@pytest.mark.parametrize("script", sorted(p.stem for p in EXAMPLES.glob("*.py")))
+def test_every_script_imports_what_there_is(script: str) -> None:
+    assert importlib.import_module(script).__doc__
 
 
 def _teacher(seed: int) -> dict[str, Tensor]:
