@@ -57,10 +57,8 @@ def main() -> None:
             print(f"{kind}/{name}: done", flush=True)
     print("\n".join(table(rows)))
     if options.output is not None:
-        write_json(
-            options.output,
-            {"wfcli": wfcli.__version__, "torch": str(torch.__version__), "timm": version("timm"), "rows": rows},
-        )
+        versions = {"wfcli": wfcli.__version__, "torch": str(torch.__version__), "timm": version("timm")}
+        write_json(options.output, {**versions, "rows": rows})
 
 
 def students(folder: Path, makers: Sequence[tuple[str, WeightFormer]], images: int) -> Iterator[dict[str, Any]]:
@@ -85,9 +83,7 @@ def students(folder: Path, makers: Sequence[tuple[str, WeightFormer]], images: i
             with torch.no_grad():
                 student = dict(generator.generate(plan, nets.teachers))
             gain = top1(nets, student, checking.pixels, checking.labels) - floor
-            fires = {
-                what: guard(nets, student, average, pixels).broken for what, pixels in zip(SEEN, seen, strict=True)
-            }
+            fires = {what: guard(nets, student, average, pixels).broken for what, pixels in seen.items()}
             yield {"zoo": folder.name, "teachers": index, "generator": name, "gain": gain, "fires": fires}
 
 

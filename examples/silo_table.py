@@ -53,6 +53,7 @@ SUBSETS = 5
 TEST_IMAGES = 2000  # at most: of CIFAR-10; the other tasks have a thousand
 CALIBRATION_IMAGES = 1000
 UNLABELLED = (100, 300, 1000)
+UNLABELLED_SUBSETS = 3
 STEPS = 100  # of distillation on them
 LAST_RULE = "head rows centred on the classes seen"  # of the heuristics: with it, all are there
 Figures = dict[str, float]  # "group/zoo/K/subset/row" -> top-1, 0..1
@@ -128,9 +129,9 @@ def main() -> None:
                 lambda b=bench, j=joint: of_file(b, j),
             )
         for count in (3, 6):
-            pair = next(iter(pairs(bench, "unlabelled", name, count)))
-            unlabelled(pair, first, done)
-        keep()
+            for pair in list(pairs(bench, "unlabelled", name, count))[:UNLABELLED_SUBSETS]:
+                unlabelled(pair, first, done)
+                keep()
         print(f"{name}, unlabelled images: done", flush=True)
 
 

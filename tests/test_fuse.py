@@ -261,7 +261,6 @@ def test_the_headline_call_on_torchvision_files(wfcli: Cli, tmp_path: Path, name
 def test_the_headline_call_as_it_stands_in_the_readme(
     wfcli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without --generator: the universal one is for nets with BatchNorm, so a ViT gets the soup and is told so."""
     torch.manual_seed(0)
     base = torchvision.models.vit_b_32(num_classes=10).state_dict()
     for number in range(2):
@@ -271,10 +270,22 @@ def test_the_headline_call_as_it_stands_in_the_readme(
     assert headline in README.read_text(encoding="utf-8").splitlines()
     ran = wfcli(*headline.split()[1:])
     assert ran.code == 0
+    assert ran.stderr.splitlines()[0].startswith("warning: generator universal: it was trained on ")
+    student = load_file(tmp_path / "student.safetensors")
+    assert {name: tensor.shape for name, tensor in student.items()} == {n: t.shape for n, t in base.items()}
+
+
+def test_a_net_that_no_generator_fits_gets_the_soup_and_is_told_so(wfcli: Cli, tmp_path: Path) -> None:
+    arch = find_architecture("vgg11_cifar", {"width": 0.125})  # no norm at all
+    torch.manual_seed(0)
+    base = build_model(arch, 10).state_dict()
+    paths = saved(tmp_path, [{n: t * (1 + 0.01 * k) for n, t in base.items()} for k in range(2)])
+    out = tmp_path / "s.safetensors"
+    ran = wfcli("fuse", *paths, "--arch", "vgg11_cifar", "--arch-arg", "width=0.125", "-o", out)
+    assert ran.code == 0
     (told,) = ran.stderr.splitlines()
-    assert told.startswith("warning: ")
-    assert "no generator fits, so the student is the soup" in told
-    assert same(load_file(tmp_path / "student.safetensors"), soup_of(tuple(sorted(tmp_path.glob("teacher*")))))
+    assert told.startswith("warning: no generator fits, so the student is the soup: it was trained on nets with ")
+    assert same(load_file(out), soup_of(tuple(paths)))
 
 
 DIGITS = Path(__file__).parent.parent / "examples" / "digits"
@@ -517,17 +528,17 @@ def test_a_generator_far_from_its_training_says_so_and_goes_on(
 
 
 def test_the_default_generator_says_where_it_was_not_trained(wfcli: Cli, tmp_path: Path) -> None:
-    arch = find_architecture("resnet18_cifar", {"width": 0.125})
+    arch = find_architecture("resnet50_cifar", {"width": 0.125})
     torch.manual_seed(0)
     base = build_model(arch, 10).state_dict()
     states = [{n: t * (1 + 0.01 * k) if t.is_floating_point() else t for n, t in base.items()} for k in range(2)]
     out = tmp_path / "student.safetensors"
-    args = ("--arch", "resnet18_cifar", "--arch-arg", "width=0.125", "--no-guard", "-o", out)
+    args = ("--arch", "resnet50_cifar", "--arch-arg", "width=0.125", "--no-guard", "-o", out)
     ran = wfcli("fuse", *saved(tmp_path, states), *args)
     told = " ".join(ran.stderr.split())
     assert ran.code == 0
     assert "generator universal: it was trained on " in told
-    assert "never on resnet18_cifar: compare the student with the soup" in told
+    assert "never on resnet50_cifar: compare the student with the soup" in told
     assert (open_checkpoint(out).provenance or {})["method"] == "weightformer"
 
 
