@@ -66,9 +66,10 @@ served validation alone.
 
 ## Limits
 
-Fine-tunes of one base only. Nets of other kinds than these are hardly tested: `fuse` says so, looks at the student and
-writes the soup where that is better. Images of 32 x 32 pixels and small nets in training. Where all teachers saw the
-same data the soup is near the ensemble already, and there is little to gain.
+Fine-tunes of one base only. Nets of other kinds than these, and images far from photographs, are hardly tested (on the
+digits of `make demo` it gives no more than the soup): `fuse` looks at the student and writes the soup where that is
+better; a few hundred images without labels (`--unlabelled`) help more there. Images of 32 x 32 pixels and small nets in
+training. Where all teachers saw the same data the soup is near the ensemble already, and there is little to gain.
 
 Made by `examples/silo_teachers.sh` and `examples/ship_universal.py`.
 """
