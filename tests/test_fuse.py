@@ -436,18 +436,6 @@ def test_a_head_that_cannot_be_fitted_is_distilled_all_the_same(wfcli: Cli, tmp_
     assert not same(load_file(out), soup(states))
 
 
-def test_a_net_of_another_kind_gets_the_soup_and_is_told_why(wfcli: Cli, tmp_path: Path) -> None:
-    arch = find_architecture("vit_tiny_cifar", {"width": 0.34})
-    torch.manual_seed(0)
-    base = build_model(arch, 10).state_dict()
-    for number in range(2):
-        save_file({n: t + 0.001 * number for n, t in base.items()}, tmp_path / f"t{number}.safetensors")
-    args = ("--arch", "vit_tiny_cifar", "--arch-arg", "width=0.34", "-o", tmp_path / "student.safetensors")
-    ran = wfcli("fuse", tmp_path / "t*.safetensors", *args)
-    assert ran.code == 0
-    assert "no generator fits, so the student is the soup" in " ".join(ran.stderr.split())
-
-
 def test_nan_and_inf_are_all_found_and_nothing_is_written(
     wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path
 ) -> None:
