@@ -113,38 +113,25 @@ def top1(nets: Nets, state: dict[str, torch.Tensor], pixels: torch.Tensor, label
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Count how often the guard fires on broken students, on sound ones, and on those of trained generators."""
-    groups = {
-        "trained on this kind of net: broken": [r for r in rows if is_own(r) and r["gain"] < BROKEN],
-        "trained on this kind of net: sound": [r for r in rows if is_own(r) and r["gain"] >= BROKEN],
-        "trained on other kinds alone: broken": [r for r in rows if is_foreign(r) and r["gain"] < BROKEN],
-        "trained on other kinds alone: sound": [r for r in rows if is_foreign(r) and r["gain"] >= BROKEN],
-        "damaged: broken": [r for r in rows if is_damaged(r) and r["gain"] < BROKEN],
-        "damaged: sound": [r for r in rows if is_damaged(r) and r["gain"] >= BROKEN],
-    }
+    """Count how often the guard fires, by what is known of the generator, on broken and on sound students."""
     lines = [
         "| generator: student | n | " + " | ".join(f"fires on {kind}" for kind in SEEN) + " |",
         "|---|---:|" + "---:|" * len(SEEN),
     ]
-    for name, group in groups.items():
-        fired = [sum(row["fires"][kind] for row in group) for kind in SEEN]
-        lines.append(f"| {name} | {len(group)} | " + " | ".join(map(str, fired)) + " |")
+    for maker in ("trained on this kind of net", "trained on other kinds alone", "damaged"):
+        for state in ("broken", "sound"):
+            group = [
+                r for r in rows if known_of(r["generator"]) == maker and (r["gain"] < BROKEN) == (state == "broken")
+            ]
+            fired = [sum(row["fires"][kind] for row in group) for kind in SEEN]
+            lines.append(f"| {maker}: {state} | {len(group)} | " + " | ".join(map(str, fired)) + " |")
     return lines
 
 
-def is_damaged(row: dict[str, Any]) -> bool:
-    """Tell whether the generator is a damaged one."""
-    return bool(row["generator"].startswith("noise"))
-
-
-def is_foreign(row: dict[str, Any]) -> bool:
-    """Tell whether the generator never saw this kind of net."""
-    return bool(row["generator"].startswith("no-"))
-
-
-def is_own(row: dict[str, Any]) -> bool:
-    """Tell whether it is whole, and did."""
-    return not is_damaged(row) and not is_foreign(row)
+def known_of(generator: str) -> str:
+    """Say what its name tells of a generator."""
+    first = generator.partition("-")[0].partition(" ")[0]
+    return {"noise": "damaged", "no": "trained on other kinds alone"}.get(first, "trained on this kind of net")
 
 
 if __name__ == "__main__":

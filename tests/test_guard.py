@@ -19,17 +19,28 @@ def answers() -> torch.Tensor:
     return (3 * torch.randn(B, C, generator=torch.Generator().manual_seed(0))).log_softmax(1)
 
 
-def test_a_student_nearer_to_the_ensemble_than_the_soup_is_sound(answers: torch.Tensor) -> None:
-    soup = (0.3 * answers).log_softmax(1)
-    verdict = judge(answers, (0.6 * answers).log_softmax(1), soup)
+@pytest.fixture
+def soup(answers: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of a soup that has a good part of it wrong."""
+    return (answers + 2 * torch.randn(B, C, generator=torch.Generator().manual_seed(1))).log_softmax(1)
+
+
+def test_a_student_nearer_to_the_ensemble_than_the_soup_is_sound(answers: torch.Tensor, soup: torch.Tensor) -> None:
+    verdict = judge(answers, (answers + soup).log_softmax(1), soup)
     assert not verdict.broken
     assert 0 < verdict.divergence < verdict.soup_divergence
     assert not judge(answers, soup, soup).broken  # an untrained generator gives the soup
     assert judge(answers, answers, soup).divergence == pytest.approx(0, abs=1e-6)
 
 
-def test_broken_students_are_known(answers: torch.Tensor) -> None:
-    soup = (0.3 * answers).log_softmax(1)
+@pytest.mark.parametrize("sure", [0.3, 1.0, 3.0])
+def test_how_sure_a_student_is_does_not_count(answers: torch.Tensor, soup: torch.Tensor, sure: float) -> None:
+    near, far = (answers + soup), (answers + 5 * soup.roll(1, 0))
+    assert not judge(answers, (sure * near).log_softmax(1), soup).broken
+    assert judge(answers, (sure * far).log_softmax(1), soup).broken
+
+
+def test_broken_students_are_known(answers: torch.Tensor, soup: torch.Tensor) -> None:
     for broken in (answers.roll(1, 1), 40 * answers.roll(1, 0), torch.zeros(B, C)):
         assert judge(answers, broken.log_softmax(1), soup).broken
     assert judge(answers, torch.full((B, C), torch.nan), soup).broken

@@ -1,7 +1,8 @@
 """Is a student broken? Told without labels, from what it says beside its teachers' ensemble and their soup.
 
 B images, C classes. The images may be real or made up (`probes`): a student that is worth having is nearer to the
-ensemble than the soup is, and what it says depends on what it sees.
+ensemble than the soup is, and what it says depends on what it sees. How sure a net is does not count: many teachers
+together are hardly ever sure, on made-up images least of all, and a student that is would look farther away than it is.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 LEAST_INFORMATION = 0.5  # of the soup's
+SHARPNESS = torch.logspace(-1, 0.6, 17)  # what logits are multiplied by, where a net is brought near the ensemble
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a student compares with the soup: KL from the ensemble, and information about the images, both in nats."""
+    """How a student compares with the soup, in nats: `divergence` from the ensemble, `information` about the images."""
 
     divergence: float
     soup_divergence: float
@@ -43,10 +45,14 @@ class Verdict:
 
 def judge(ensemble: Tensor, student: Tensor, soup: Tensor) -> Verdict:
     """Compare a student with the soup; all three are log-probabilities [B, C]."""
-    return Verdict(
-        *(float(functional.kl_div(x, ensemble, reduction="batchmean", log_target=True)) for x in (student, soup)),
-        *map(information, (student, soup)),
-    )
+    return Verdict(*(divergence(x, ensemble) for x in (student, soup)), *map(information, (student, soup)))
+
+
+def divergence(log_probs: Tensor, ensemble: Tensor) -> float:
+    """Return the mean KL(ensemble || net) over the images at the temperature where it is the least."""
+    scaled = ((factor * log_probs).log_softmax(1) for factor in SHARPNESS)
+    found = [functional.kl_div(own, ensemble, reduction="batchmean", log_target=True) for own in scaled]
+    return float(torch.stack(found).min())  # not a number where the net's answers are not
 
 
 def information(log_probs: Tensor) -> float:

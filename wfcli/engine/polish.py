@@ -21,7 +21,6 @@ from wfcli.core.guard import Verdict, judge
 from wfcli.core.head_fit import fit_head
 from wfcli.core.images import Images, crop_padding, to_input
 from wfcli.core.layouts import COUNTER
-from wfcli.core.metrics import ensemble
 from wfcli.core.precision import whole_float32
 from wfcli.core.training import (
     BatchOrder,
@@ -83,7 +82,8 @@ def some_pixels(images: Images, number: int) -> Tensor:
 
 def guard(nets: Nets, student: Mapping[str, Tensor], soup: Mapping[str, Tensor], pixels: Tensor) -> Verdict:
     """Compare the student with the soup of its teachers on uint8 images [B, 3, H, W]."""
-    together = ensemble(teachers_answers(nets, pixels, "looking at the student"))
+    answers = teachers_answers(nets, pixels, "looking at the student")
+    together = weighted_votes(answers, presence(answers))
     return judge(together, *(look(nets, state, pixels)[1] for state in (student, soup)))
 
 
