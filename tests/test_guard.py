@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from wfcli.core.guard import information, judge
+from wfcli.core.guard import Verdict, information, judge
 from wfcli.core.head_fit import fit_head
 
 B, C = 200, 5
@@ -38,6 +38,13 @@ def test_how_sure_a_student_is_does_not_count(answers: torch.Tensor, soup: torch
     near, far = (answers + soup), (answers + 5 * soup.roll(1, 0))
     assert not judge(answers, (sure * near).log_softmax(1), soup).broken
     assert judge(answers, (sure * far).log_softmax(1), soup).broken
+
+
+def test_a_student_nearer_either_way_is_sound() -> None:
+    assert not Verdict(0.5, 1.0, 0.4, 0.3, 1.0, 1.0).broken  # sure teachers of a few classes each
+    assert not Verdict(1.0, 0.5, 0.3, 0.4, 1.0, 1.0).broken  # a student surer than many teachers
+    assert Verdict(1.0, 0.5, 0.4, 0.3, 1.0, 1.0).broken
+    assert Verdict(0.1, 0.5, 0.1, 0.3, 0.4, 1.0).broken  # it hardly looks at the image
 
 
 def test_broken_students_are_known(answers: torch.Tensor, soup: torch.Tensor) -> None:
