@@ -96,3 +96,43 @@ def all_heuristics(
     found["head rows by their distance ^2"] = head_by_norm(states, head)
     found["head rows centred on the classes seen"] = head_seen_centred(states, head)
     return found
+
+
+LAST_ROBUST = "median, weight by weight"
+
+
+def robust_heuristics(states: Sequence[State]) -> dict[str, dict[str, Tensor]]:
+    """Return by name what trusts a teacher less the more it stands apart: for sets with bad ones among them."""
+    found = {f"distance from the mean ^-{power}": by_distance(states, -power, False) for power in (1, 2, 4)}
+    found["agreement with the others"] = by_agreement(states)
+    found[LAST_ROBUST] = median(states)
+    return found
+
+
+def by_agreement(states: Sequence[State]) -> dict[str, Tensor]:
+    """Weight each teacher by the mean cosine of its deviation from the mean to those of the others, above the least.
+
+    Deviations from a mean point away from each other: two teachers' cosine is -1 / (T - 1) on average.
+    """
+    mean = soup([dict(s) for s in states])
+    names = [name for name in mean if not name.endswith(STATISTICS)]
+    gram = sum((apart @ apart.T for apart in (_apart(states, mean, name) for name in names)), torch.zeros(()))
+    lengths = gram.diagonal().clamp_min(1e-12).sqrt()
+    cosines = (gram / lengths / lengths[:, None]).fill_diagonal_(0).sum(1) / max(1, len(states) - 1)
+    weights = shares(cosines + 1, 4.0)  # [T]; cosines are within -1..1
+    return weighted(states, lambda name: weights)
+
+
+def median(states: Sequence[State]) -> dict[str, Tensor]:
+    """Take the median over the teachers of every weight (Yin et al. 2018, arXiv 1803.01498, section 4.1)."""
+    student = soup([dict(s) for s in states])
+    for name in student:
+        if not name.endswith(STATISTICS):
+            stacked = torch.stack([s[name].float() for s in states])
+            student[name] = stacked.quantile(0.5, dim=0)  # of an even number the mean of the two in the middle
+    return student
+
+
+def _apart(states: Sequence[State], mean: State, name: str) -> Tensor:
+    """Return the deviations from the mean, [T, all of the tensor]."""
+    return torch.stack([(s[name].float() - mean[name].float()).flatten() for s in states])

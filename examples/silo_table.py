@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -101,20 +101,24 @@ def main() -> None:
         }
         write_json(options.output, result)
 
+    kinds = (options.kind, "all", f"no-{options.kind}")
+    usual = {name: generator for name, generator in generators.items() if own_kind(name) in kinds}
     for name in TESTS:
         bench = open_bench(zoos / name)
         for count in COUNTS[options.kind]:
             for pair in pairs(bench, "dirichlet 0.3", name, count):
-                one_shot(pair, generators, done)
+                one_shot(pair, usual, done, first=leading(usual))
+                if name.startswith("test") and count in (3, 6):
+                    mechanisms(pair, {n: g for n, g in generators.items() if n not in usual}, done)
             keep()
             print(f"{name}, K = {count}: done", flush=True)
-    some = {name: generator for name, generator in generators.items() if own_kind(name) in (options.kind, "all")}
+    some = {name: generator for name, generator in usual.items() if own_kind(name) in (options.kind, "all")}
     for group, names in SHARES.items():
         for name in (name for name in names if (zoos / name / "zoo.json").exists()):
             bench = open_bench(zoos / name)
             for count in (len(bench.states),) if group == "disjoint classes" else (3, 6):
                 for pair in list(pairs(bench, group, name, count))[:3]:
-                    one_shot(pair, some, done)
+                    one_shot(pair, some, done, first=leading(some))
             keep()
             print(f"{name}: done", flush=True)
     first = generators.get(f"{options.kind}-0")
@@ -198,8 +202,8 @@ def of_file(bench: Bench, path: Path) -> float:
     return top1(bench, dict(open_checkpoint(path)), bench.test)
 
 
-def one_shot(pair: Pair, generators: dict[str, WeightFormer], done: Figures) -> None:
-    """Fill in the rows without any training on images of the task."""
+def one_shot(pair: Pair, generators: dict[str, WeightFormer], done: Figures, first: Container[str]) -> None:
+    """Fill in the rows without any training on images of the task; controls of the `first` generators alone."""
     bench, states = pair.bench, pair.states
     statistics = any(name.endswith(STATISTICS) for name in states[0])
     labels, test = bench.test.labels, bench.test_log_probs[list(pair.index)]
@@ -233,14 +237,8 @@ def one_shot(pair: Pair, generators: dict[str, WeightFormer], done: Figures) -> 
             row(f"{name}, calibrated", lambda state=state: top1(bench, calibrated(bench, state), bench.test))
     row("soup, head fitted on probes", lambda: top1(bench, refitted(bench, soup(states), states), bench.test))
     for name, generator in generators.items():
-        if own_kind(name) not in (*KINDS, "all", *(f"no-{kind}" for kind in KINDS)):  # of the table of mechanisms
-            if pair.key.startswith("dirichlet 0.3/test") and len(states) in (3, 6):
-                row(
-                    f"generator {name}, data-free", lambda g=generator: top1(bench, fused(bench, g, states), bench.test)
-                )
-            continue
         both(f"generator {name}", lambda generator=generator: fused(bench, generator, states))
-        if name == f"{own_kind(name)}-0" and own_kind(name) in (*KINDS, "all"):
+        if name in first:
             row(
                 f"generator {name}, head fitted on probes",
                 lambda g=generator: top1(bench, refitted(bench, fused(bench, g, states), states), bench.test),
@@ -249,6 +247,19 @@ def one_shot(pair: Pair, generators: dict[str, WeightFormer], done: Figures) -> 
                 f"control: generator {name}, destroyed teachers",
                 lambda g=generator: top1(bench, fused(bench, g, states, True), bench.test),
             )
+
+
+def mechanisms(pair: Pair, generators: dict[str, WeightFormer], done: Figures) -> None:
+    """Fill in the rows of the generators with and without one of the paper's mechanisms."""
+    bench = pair.bench
+    for name, generator in generators.items():
+        row = f"generator {name}, data-free"
+        note(done, pair.key, row, lambda g=generator: top1(bench, fused(bench, g, pair.states), bench.test))
+
+
+def leading(generators: Iterable[str]) -> set[str]:
+    """Return the generators that get the controls: of the first seed, but not those that never saw the kind of net."""
+    return {name for name in generators if name.endswith("-0") and not name.startswith("no-")}
 
 
 def own_kind(name: str) -> str:

@@ -1,0 +1,122 @@
+"""The comparison of examples/same_teachers.sh for one kind of net: teachers of the same images, some of them bad.
+
+The test zoos hold eight sound teachers and eight spoilt on purpose (`wfcli train-teachers --faults`). Sets are drawn
+from the sound ones, from all sixteen, with a given number of bad ones among eight, and with one bad one of each kind
+among four. Every figure is kept in the JSON file as soon as it is known, as in silo_table.py, whose rows these are.
+
+T teachers of a set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import heuristics
+import torch
+from cifar_table import calibrated, machine, top1
+from look_inside import look
+from silo_table import KINDS, Figures, Pair, known, leading, note, one_shot, open_bench
+
+from wfcli.core.generator import WeightFormer
+from wfcli.core.generator_files import load_generator
+from wfcli.core.outputs import write_json
+from wfcli.core.zoo import Zoo
+from wfcli.engine.provenance import made_by
+
+TESTS = ("same-test-00", "same-test-01", "same-test-02", "same-cifar10")
+COUNTS = (2, 4, 8)
+SUBSETS = 5
+BAD = (1, 2, 4, 6)  # of eight
+DRAWS = 3
+
+
+def main() -> None:
+    """Fill in what is missing of the figures of one kind of net."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, required=True, help="the work folder of silo_teachers.sh")
+    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON")
+    options = parser.parse_args()
+    zoos = options.runs / options.kind
+    loaded = {
+        folder.name: load_generator(folder, folder.name)
+        for folder in sorted((options.runs / "generators").iterdir())
+        if (folder / "model.safetensors").exists() and concerns(folder.name, options.kind)
+    }
+    generators = {name: generator for name, (generator, _) in loaded.items()}
+    digests = {name: digest for name, (_, digest) in loaded.items()}
+    done = known(options.output, digests)
+    for name in TESTS:
+        bench = open_bench(zoos / name)
+        for group, index in sets(bench.zoo):
+            pair = Pair(bench, index, f"{group}/{name}/{len(index)}/{'-'.join(map(str, index))}")
+            one_shot(pair, generators, done, first=leading(generators))
+            robust(pair, done)
+            note_weights(pair, zoos / name, generators, done)
+            result = {
+                **made_by("same_table", bench.zoo.architecture, 0),
+                "date": date.today().isoformat(),
+                "machine": f"{machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+                "generators": digests,
+                "figures": done,
+            }
+            write_json(options.output, result)
+        print(f"{name}: done", flush=True)
+
+
+def concerns(generator: str, kind: str) -> bool:
+    """Tell whether a generator is in the tables: trained on silos alone, on the same data alone, or on both."""
+    return generator.rpartition("-")[0] in (kind, "all", f"same-{kind}", f"both-{kind}", "both")
+
+
+def sets(zoo: Zoo) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield all sets of teachers that are compared, each with its group."""
+    faults = [str(teacher.recipe.get("fault", "none")) for teacher in zoo.teachers]
+    sound = [i for i, fault in enumerate(faults) if fault == "none"]
+    bad = [i for i, fault in enumerate(faults) if fault != "none"]
+    for group, pool in (("sound", sound), ("any", [*sound, *bad])):
+        for count in COUNTS:
+            draw = random.Random(count)
+            for _ in range(SUBSETS if count < len(pool) else 1):
+                yield group, tuple(sorted(draw.sample(pool, count)))
+    for number in BAD:
+        draw = random.Random(number)
+        for _ in range(DRAWS):
+            yield f"{number} bad", tuple(sorted(draw.sample(sound, 8 - number) + draw.sample(bad, number)))
+    for i in bad:
+        draw = random.Random(i)
+        yield f"one bad: {faults[i]}", tuple(sorted([*draw.sample(sound, 3), i]))
+
+
+def robust(pair: Pair, done: Figures) -> None:
+    """Fill in the rules that trust teachers less which stand apart."""
+    if f"{pair.key}/{heuristics.LAST_ROBUST}, calibrated" in done:
+        return
+    bench = pair.bench
+    for name, state in heuristics.robust_heuristics(pair.states).items():
+        note(done, pair.key, f"{name}, calibrated", lambda s=state: top1(bench, calibrated(bench, s), bench.test))
+
+
+def note_weights(pair: Pair, folder: Path, generators: dict[str, WeightFormer], done: Figures) -> None:
+    """Fill in what weight the bad teachers get together, where there are some and others."""
+    faults = [pair.bench.zoo.teachers[i].recipe.get("fault", "none") != "none" for i in pair.index]
+    if not any(faults):
+        return
+    for name, generator in generators.items():
+        note(
+            done,
+            pair.key,
+            f"generator {name}, weight of the bad teachers",
+            lambda g=generator: sum(
+                weight for weight, bad in zip(look(g, folder, list(pair.index)).teachers, faults, strict=True) if bad
+            ),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Teachers that all saw the same images of a new dataset, in most zoos some of them bad: for three kinds of nets, on the
+# bases and beside the zoos of silo_teachers.sh (which has to be run first).
+#
+#   zoos        examples/zoos/*_same.toml: training zoos with misleading recipes; test zoos of eight sound and eight bad
+#               teachers, three tasks of unseen classes and CIFAR-10
+#   generators  of one kind of net: trained on the same data alone, and on silos and the same data; the latter also of
+#               all kinds together, which is what is shipped
+#   tables      sets of 2, 4 and 8 teachers, sound ones, any, and with so many bad ones: students, baselines, controls
+#
+# About an hour and a half of training and half an hour of tables on two cores. A stage is skipped when its output is
+# there; an interrupted one goes on.
+# Usage: examples/same_teachers.sh [WORK_FOLDER [STEP]]     (default runs/silos; DATA=../shared/data)
+# A step is one of the functions below with its arguments: zoos vit, generators 0, tables resnet.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+RUNS=${1:-runs/silos}
+DATA=${DATA:-../shared/data}
+shift || true
+[ -d "$DATA/cifar100" ] || { echo "no dataset at $DATA/cifar100; set DATA to the folder that holds it" >&2; exit 1; }
+[ -e "$RUNS/vgg/base/zoo.json" ] || { echo "no base at $RUNS/vgg/base: run examples/silo_teachers.sh first" >&2; exit 1; }
+source examples/stages.sh
+BAD=none,none,none,none,none,none,none,none,rate,labels,noise,short,labels,noise,rate,long
+
+zoos() { # KIND
+    stage "$RUNS/$1/same-test-02/zoo.json" wfcli train-teachers --zoo-recipe "examples/zoos/$1_same.toml" --data "$DATA/cifar100" -o "$RUNS/$1"
+    stage "$RUNS/$1/same-cifar10/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar10" --init "$RUNS/$1/base/teacher-00.safetensors" \
+        --count 16 --epochs 6 --seed 600 --images-per-teacher 4000 --faults "$BAD" -o "$RUNS/$1/same-cifar10"
+}
+
+generator() { # NAME SEED STEPS KINDS ZOOS OPTIONS...
+    local name=$1 seed=$2 steps=$3 kind zoo zoos=()
+    for kind in $4; do for zoo in $5; do zoos+=(--zoo "$RUNS/$kind/$zoo-*"); done; done
+    shift 5
+    stage "$RUNS/generators/$name-$seed/model.safetensors" wfcli train-generator "${zoos[@]}" --steps "$steps" --batch-size 128 \
+        --seed "$seed" --resume "$@" -o "$RUNS/generators/$name-$seed"
+}
+
+generators() { # SEED
+    generator same-vgg "$1" 1000 vgg same-task
+    generator both-vgg "$1" 1500 vgg "task same-task"
+    generator both "$1" 3600 "vgg resnet vit" "task same-task"
+}
+
+tables() { # KIND: goes on where it stopped, and adds what new generators bring
+    run "$RUNS/same-$1.json" python examples/same_table.py --runs "$RUNS" --kind "$1" --output "$RUNS/same-$1.json"
+}
+
+everything() {
+    trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+    { zoos vgg; zoos resnet; } &
+    zoos vit
+    wait $!
+    generators 1 &
+    generators 0
+    wait $!
+    generators 2
+    tables vit &
+    { tables vgg; tables resnet; }
+    wait $!
+}
+
+export OMP_NUM_THREADS=1
+if [ $# -gt 0 ]; then "$@"; else everything; fi

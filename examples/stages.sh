@@ -1,0 +1,25 @@
+# What silo_teachers.sh and same_teachers.sh share; RUNS is their work folder.
+# shellcheck shell=bash
+mkdir -p "$RUNS/generators" "$RUNS/logs"
+
+# Run a stage unless its output is there, with its own log; note how long it took.
+stage() { # OUTPUT COMMAND...
+    [ -e "$1" ] || run "$@"
+}
+
+run() { # NAME COMMAND...
+    local name=$1 log started=$SECONDS
+    log=$RUNS/logs/$(tr / - <<< "${name#"$RUNS"/}").txt
+    shift
+    echo "$name ..."
+    "$@" >> "$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
+    echo "$name $((SECONDS - started))" >> "$RUNS/seconds.txt"
+}
+
+net() { # KIND
+    case $1 in
+        vgg) echo --arch vgg11_bn_cifar --arch-arg width=0.25 ;;
+        resnet) echo --arch resnet18_cifar --arch-arg width=0.125 ;;
+        vit) echo --arch vit_tiny_cifar --arch-arg width=0.67 --arch-arg patch_size=8 ;;
+    esac
+}
