@@ -202,7 +202,9 @@ def of_file(bench: Bench, path: Path) -> float:
     return top1(bench, dict(open_checkpoint(path)), bench.test)
 
 
-def one_shot(pair: Pair, generators: dict[str, WeightFormer], done: Figures, first: Container[str]) -> None:
+def one_shot(
+    pair: Pair, generators: dict[str, WeightFormer], done: Figures, first: Container[str], probes: bool = True
+) -> None:
     """Fill in the rows without any training on images of the task; controls of the `first` generators alone."""
     bench, states = pair.bench, pair.states
     statistics = any(name.endswith(STATISTICS) for name in states[0])
@@ -235,14 +237,16 @@ def one_shot(pair: Pair, generators: dict[str, WeightFormer], done: Figures, fir
     if f"{pair.key}/{LAST_RULE}, calibrated" not in done:
         for name, state in heuristics.all_heuristics(states, bench.head, images).items():
             row(f"{name}, calibrated", lambda state=state: top1(bench, calibrated(bench, state), bench.test))
-    row("soup, head fitted on probes", lambda: top1(bench, refitted(bench, soup(states), states), bench.test))
+    if probes:
+        row("soup, head fitted on probes", lambda: top1(bench, refitted(bench, soup(states), states), bench.test))
     for name, generator in generators.items():
         both(f"generator {name}", lambda generator=generator: fused(bench, generator, states))
-        if name in first:
+        if name in first and probes:
             row(
                 f"generator {name}, head fitted on probes",
                 lambda g=generator: top1(bench, refitted(bench, fused(bench, g, states), states), bench.test),
             )
+        if name in first:
             row(
                 f"control: generator {name}, destroyed teachers",
                 lambda g=generator: top1(bench, fused(bench, g, states, True), bench.test),

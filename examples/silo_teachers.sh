@@ -4,7 +4,8 @@
 #   zoos        examples/zoos/*.toml: a base on classes 0-49 of CIFAR-100, 12 tasks of classes 50-84 to learn from, test
 #               tasks of classes 85-99; ten teachers of CIFAR-10; one net trained on the images of all teachers of a task
 #   generators  `universal`: one for each kind and one for all kinds, three seeds each; with each kind left out; on the
-#               VGG the paper's `weightformer`, and both with and without one of their mechanisms
+#               VGG the paper's `weightformer`, and both with and without one of their mechanisms (the step `longer`,
+#               half an hour of twice the steps for all kinds, is not part of the whole)
 #   tables      K = 3 and 6 (10 for the VGG), five subsets of each test task's teachers: students, baselines, controls
 #
 # About two hours of training and one of tables on two cores. A stage is skipped when its output is there; an
@@ -55,6 +56,10 @@ left_out() { # one kind each
     generator no-vit 0 2000 "vgg resnet"
     generator no-resnet 0 1300 "vgg vit"
     generator no-vgg 0 1300 "resnet vit"
+}
+
+longer() { # whether one generator for all kinds lacks steps
+    generator all-long 0 4800 "vgg resnet vit"
 }
 
 mechanisms() { # SEED: what each of the paper's three mechanisms brings

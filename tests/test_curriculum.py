@@ -28,7 +28,8 @@ from wfcli.core.curriculum import (
     student_logits,
 )
 from wfcli.core.data import to_input
-from wfcli.core.generator import WeightFormer, WeightFormerConfig
+from wfcli.core.generator import WeightFormer
+from wfcli.core.generator_config import WeightFormerConfig
 from wfcli.core.methods import soup
 from wfcli.core.plan import plan_layers
 from wfcli.core.votes import presence

@@ -20,7 +20,8 @@ from tests.conftest import Ran, TinyTeachers
 from wfcli.core.architectures import build_model, find_architecture, head_keys, input_config
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.data import DataSpec, load_images
-from wfcli.core.generator import Frame, WeightFormer, WeightFormerConfig, fingerprint
+from wfcli.core.generator import WeightFormer, fingerprint
+from wfcli.core.generator_config import Frame, WeightFormerConfig
 from wfcli.core.generator_files import save_generator
 from wfcli.core.methods import soup
 from wfcli.core.metrics import ensemble

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wfcli.core.generator import Frame, WeightFormer, WeightFormerConfig, _mix, config_from_dict, fingerprint
+from wfcli.core.generator import WeightFormer, _mix, fingerprint
+from wfcli.core.generator_config import Frame, WeightFormerConfig, config_from_dict
 from wfcli.core.generator_files import load_generator, save_generator
 from wfcli.core.methods import soup
 from wfcli.core.pieces import PIECE

@@ -13,7 +13,8 @@ from torch import Tensor
 from wfcli.core import views
 from wfcli.core.curriculum import Ground, soup_subset
 from wfcli.core.data import load_images
-from wfcli.core.generator import WeightFormer, WeightFormerConfig
+from wfcli.core.generator import WeightFormer
+from wfcli.core.generator_config import WeightFormerConfig
 from wfcli.core.views import Views
 from wfcli.core.zoo import read_zoo
 from wfcli.engine import generator_run

@@ -6,7 +6,8 @@ import pytest
 import torch
 from timm.models.nfnet import NfCfg, NormFreeNet
 
-from wfcli.core.generator import WeightFormer, WeightFormerConfig
+from wfcli.core.generator import WeightFormer
+from wfcli.core.generator_config import WeightFormerConfig
 from wfcli.core.methods import soup
 from wfcli.core.pieces import PIECE
 from wfcli.core.plan import LayerSpec, plan_layers

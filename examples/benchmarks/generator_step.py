@@ -21,7 +21,8 @@ import torch
 from wfcli.core.architectures import build_model, find_architecture, head_keys, input_config
 from wfcli.core.curriculum import Ground, Pool, distillation_loss, generate_subset, read_layers, student_logits
 from wfcli.core.devices import pick_device
-from wfcli.core.generator import PRESETS, WeightFormer, WeightFormerConfig
+from wfcli.core.generator import WeightFormer
+from wfcli.core.generator_config import PRESETS, WeightFormerConfig
 from wfcli.core.plan import plan_layers
 from wfcli.engine.generator_run import CE_WEIGHT
 from wfcli.engine.provenance import made_by

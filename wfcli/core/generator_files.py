@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wfcli.core.checkpoint import open_checkpoint, save_state
-from wfcli.core.generator import FORMAT, WeightFormer, config_from_dict
+from wfcli.core.generator import WeightFormer
+from wfcli.core.generator_config import FORMAT, config_from_dict
 from wfcli.core.outputs import atomic_path, write_json
 from wfcli.errors import CheckpointError, GeneratorError
 

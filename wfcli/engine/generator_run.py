@@ -23,7 +23,8 @@ from wfcli.core.curriculum import (
     soup_subset,
     student_logits,
 )
-from wfcli.core.generator import PRESETS, WeightFormer
+from wfcli.core.generator import WeightFormer
+from wfcli.core.generator_config import PRESETS
 from wfcli.core.runs import RunLog, load_run, refuse_forgotten, save_run
 from wfcli.core.training import cosine_rate, seed_for
 from wfcli.engine.hooks import Hooks

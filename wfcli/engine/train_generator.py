@@ -14,7 +14,8 @@ import torch
 from wfcli.core.blocks import ATTENTIONS
 from wfcli.core.curriculum import Ground, soup_subset
 from wfcli.core.devices import pick_device
-from wfcli.core.generator import PRESETS, Frame, WeightFormer, WeightFormerConfig, fingerprint
+from wfcli.core.generator import WeightFormer, fingerprint
+from wfcli.core.generator_config import PRESETS, Frame, WeightFormerConfig
 from wfcli.core.generator_files import CARD, CONFIG, WEIGHTS, save_generator
 from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.runs import is_log, is_run
