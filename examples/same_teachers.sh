@@ -5,7 +5,7 @@
 #   zoos        examples/zoos/*_same.toml: training zoos with misleading recipes; test zoos of eight sound and eight bad
 #               teachers, three tasks of unseen classes and CIFAR-10
 #   generators  of one kind of net: trained on the same data alone, and on silos and the same data; the latter also of
-#               all kinds together, which is what is shipped
+#               all kinds together
 #   tables      sets of 2, 4 and 8 teachers, sound ones, any, and with so many bad ones: students, baselines, controls
 #
 # About an hour and a half of training and half an hour of tables on two cores. A stage is skipped when its output is

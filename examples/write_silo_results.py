@@ -249,6 +249,8 @@ def differences(results: Mapping[str, Any]) -> list[str]:
                 (f"{own}, head fitted on probes", "ensemble"),
                 (f"{every}, data-free", f"{own}, data-free"),
                 ("generator all-long, data-free", f"{own}, data-free"),  # twice the steps; on the CIFAR-100 tasks
+                (f"{every}, data-free", "ensemble"),
+                (f"{every}, head fitted on probes", "ensemble"),
                 (f"{every}, data-free", None),
                 (f"{every}, head fitted on probes", None),
                 (f"{unseen}, data-free", "soup, data-free"),
@@ -258,6 +260,8 @@ def differences(results: Mapping[str, Any]) -> list[str]:
                 apart = [first[pair] - second[pair] for pair in first if pair in second]
                 if apart:
                     lines.append(f"{KINDS[kind]}, K = {count}: {a} - {b or 'best heuristic'}: {figure(apart, '+')}")
+                if b == "ensemble" and count < 10:
+                    lines.append(f"{KINDS[kind]}, K = {count}: {a} - ensemble: " + by_data(first, second))
             lines += above_ensemble(rows_of(result, "unlabelled", count), f"{KINDS[kind]}, K = {count}")
             low, high = (fmean(rows[row].values()) for row in ("soup, data-free", "ensemble"))
             for name in (own, every, unseen, "soup"):
@@ -268,6 +272,15 @@ def differences(results: Mapping[str, Any]) -> list[str]:
                         where = f"{KINDS[kind]}, K = {count}: {name}, {way}"
                         lines.append(f"{where}: {share:.0f} % of the gap from soup to ensemble")
     return lines
+
+
+def by_data(first: Values, second: Values) -> str:
+    """Write the differences of two rows on the tasks of CIFAR-100 and on CIFAR-10 apart."""
+    tasks, other = (
+        [value - second[pair] for pair, value in first.items() if pair in second and pair.startswith("test") == own]
+        for own in (True, False)
+    )
+    return f"CIFAR-100 tasks {figure(tasks, '+')}, CIFAR-10 {figure(other, '+')}"
 
 
 def above_ensemble(rows: Rows, where: str) -> list[str]:

@@ -491,6 +491,14 @@ def test_data_without_a_training_split(wfcli: Cli, tiny_teachers: TinyTeachers, 
         "fuse", *tiny_teachers.paths, *tiny_teachers.arch, *args, "--calibration-images", "0", "--batch-size", "3"
     )
     assert (ran.code, ran.stderr) == (0, "")
+    # A net without BatchNorm needs none: the guard looks at made-up images then.
+    arch = find_architecture("vit_tiny_cifar", {"width": 0.34})
+    base = build_model(arch, 10).state_dict()
+    states = [{name: v + 0.01 * torch.randn_like(v) for name, v in base.items()} for _ in range(2)]
+    teachers = (*saved(tmp_path, states), "--arch", "vit_tiny_cifar", "--arch-arg", "width=0.34")
+    generator = save_untrained(tmp_path / "mine", norms=("layer",))
+    ran = wfcli("fuse", *teachers, "--generator", generator, "--data", tmp_path / "data", "-o", out, "--batch-size", "3")
+    assert ran.code == 0
 
 
 def test_the_output_may_not_be_a_teacher(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ GeneratorOption = Annotated[
 GuardOption = Annotated[
     bool,
     typer.Option(
-        "--guard/--no-guard", help="Write the soup where the generator's student is worse, told without data."
+        "--guard/--no-guard", help="Write the soup where the generator's student looks broken, told without labels."
     ),
 ]
 ProbesOption = Annotated[

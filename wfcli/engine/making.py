@@ -119,8 +119,10 @@ def _load_images(config: FuseConfig) -> Images | None:
             )
         return images
     if config.data is not None and config.calibration_images:
-        from wfcli.core.data import load_images
+        from wfcli.core.data import available_splits, load_images
 
+        if "train" not in available_splits(config.data):  # a net with BatchNorm was refused
+            return None
         return load_images(config.data, "train", side, limit=config.calibration_images, seed=config.seed)
     return None
 

@@ -70,8 +70,8 @@ class TrainGeneratorResult:
 def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) -> TrainGeneratorResult:
     """Train a generator and write it to `config.output`: config.json, model.safetensors, README.md, training.jsonl.
 
-    The best generator on held-out teachers is kept: whole zoos are held out where there are four or more, else a fifth
-    of each zoo's teachers. A resumed run ends as if it had not been interrupted.
+    The best generator on held-out teachers is kept: whole zoos are held out where there are four or more, else three
+    tenths of each zoo's teachers. A resumed run ends as if it had not been interrupted.
 
     Raises:
         WfError: options out of range; a loss that is no longer finite; a run to resume that had other options.
