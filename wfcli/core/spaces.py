@@ -66,10 +66,24 @@ def total(parts: Sequence[Space]) -> Space:
     flat = [term for part in parts for term in terms(part)]
     if len(flat) == 1:
         return flat[0]
+    if inner := _same_inside(flat):
+        size = sum(part.size for part in flat)
+        return product([Space(size // prod(factor.size for factor in inner), fixed=True), *inner])
     node = Space(sum(part.size for part in flat), fixed=True)
     if any(not leaf.fixed for part in flat for leaf in part.leaves()):
         node.kind, node.parts = "sum", flat
     return node
+
+
+def _same_inside(parts: Sequence[Space]) -> list[Space]:
+    """Return what is inside of all parts, where each is some copies of the same, none of which changes place."""
+    inside = []
+    for part in parts:
+        found = factors(part)
+        while found and is_fixed(found[0]):
+            found.pop(0)
+        inside.append(found)
+    return inside[0] if all(found == inside[0] for found in inside) else []
 
 
 def factors(space: Space) -> list[Space]:

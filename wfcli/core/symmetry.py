@@ -22,7 +22,7 @@ Axes = list[Space]
 
 # One output, of the shape to which all tensors among the arguments are broadcast.
 POINTWISE = frozenset(
-    """abs add add_ addcdiv addcmul alias bernoulli bitwise_and bitwise_not bitwise_or ceil clamp clamp_ clamp_min clone contiguous cos detach detach_ div div_ dropout
+    """abs add add_ addcdiv addcmul alias bernoulli bitwise_and bitwise_not bitwise_or ceil clamp clamp_ clamp_min clone contiguous copy_ cos detach detach_ div div_ dropout
     dropout_ elu elu_ eq erf exp feature_dropout floor_divide ge gelu gt hardsigmoid hardsigmoid_ hardswish hardswish_
     hardtanh hardtanh_ le leaky_relu leaky_relu_ lift_fresh_copy log log1p logical_and logical_not logical_or lt
     masked_fill maximum minimum mish mish_ mul mul_ native_dropout ne neg pow reciprocal relu relu6 relu_ rsqrt rsub
@@ -81,7 +81,7 @@ def find_symmetry(model: nn.Module, example: Tensor) -> Symmetry:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(model, (example,), strict=False)
-    tracer = Tracer(program.graph)
+    tracer = Tracer(program.graph_module)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_buffers}
@@ -94,12 +94,13 @@ def find_symmetry(model: nn.Module, example: Tensor) -> Symmetry:
             if name in persistent and node.users:
                 axes[name] = tracer.values[node]
             elif node.name in constants:
-                fix_uneven(tracer.values[node], {**program.constants, **dict(model.named_buffers())}[constants[node.name]])
-        elif node.op == "call_function":
-            tracer.values[node] = tracer.call(node)
+                fix_uneven(
+                    tracer.values[node], {**program.constants, **dict(model.named_buffers())}[constants[node.name]]
+                )
         elif node.op == "output":
-            for value in tracer.arguments(node.args):
-                tracer.fix_all(value)
+            tracer.fix_all(tracer.arguments(node.args))
+        else:
+            tracer.step(node)
     by_tensor = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items() if name in axes}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name not in axes and id(tensor) in by_tensor:  # one tensor under two names
@@ -117,8 +118,8 @@ def fix_uneven(axes: Axes, constant: Tensor) -> None:
 class Tracer:
     """Goes through the graph, and knows the axes of every value."""
 
-    def __init__(self, graph: torch.fx.Graph) -> None:
-        self.graph = graph
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        self.module = module
         self.values: dict[torch.fx.Node, Any] = {}
         self.unknown: list[str] = []
 
@@ -151,6 +152,34 @@ class Tracer:
         elif isinstance(value, list | tuple):
             for part in value:
                 self.fix_all(part)
+
+    def step(self, node: torch.fx.Node) -> None:
+        """Find the value of a node that is neither given nor the output."""
+        if node.op == "get_attr":
+            found = self.module
+            for part in str(node.target).split("."):
+                found = getattr(found, part)
+            if isinstance(found, Tensor):
+                self.values[node] = [Space(size) for size in found.shape]
+                fix_uneven(self.values[node], found)
+            else:
+                self.values[node] = found  # a graph of its own
+        else:
+            self.values[node] = self.call(node)
+
+    def inside(self, module: torch.fx.GraphModule, values: Sequence[Any]) -> Any:
+        """Go through a graph within the graph."""
+        outer, self.module = self.module, module
+        given, result = iter(values), None
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = next(given)
+            elif node.op == "output":
+                result = [self.values[part] for part in node.args[0]]
+            else:
+                self.step(node)
+        self.module = outer
+        return result
 
     def call(self, node: torch.fx.Node) -> Any:
         """Return the value of an operation."""
@@ -342,7 +371,8 @@ class Tracer:
         place, slices = stack
         return Stack(place, [[*result[:place], *own, *result[place + 1 + len(own) :]] for own in slices])
 
-    do_reshape = do_unsafe_view = do_flatten = do_unflatten = do_squeeze = do_unsqueeze = do_view_as = do_view
+    do_reshape = do_unsafe_view = do_flatten = do_unflatten = do_squeeze = do_unsqueeze = do_view
+    do_view_as = do_reshape_as = do_view
 
     def split(self, space: Space, sizes: Sequence[int]) -> Axes:
         """Split a space in factors of these sizes."""
@@ -476,13 +506,28 @@ class Tracer:
         return self.do_roll(node, x, None, dim)
 
     def do_index(self, node: torch.fx.Node, x: Axes, indices: Sequence[Any]) -> Any:
-        """Look rows up: what is looked up among stays as it is."""
+        """Look entries up by number: the axes they are taken from stay as they are."""
         given = [i for i, index in enumerate(indices) if index is not None]
-        if given != [0]:
-            return self.not_understood(node, "index")
-        fix(x[0])
-        self.fix_all(indices[0])
-        return [*(Space(axis.size, fixed=True) for axis in indices[0]), *x[1:]]
+        self.fix_all([indices, [x[i] for i in given]])
+        first, last = given[0], given[-1]
+        rank = len(node.meta["val"].shape) - (len(x) - len(given))  # of what the numbers together look like
+        place = first if last - first + 1 == len(given) else 0  # numbers that are apart come first
+        left = [axis for i, axis in enumerate(x) if i not in given]
+        found = [Space(int(size), fixed=True) for size in node.meta["val"].shape[place : place + rank]]
+        return [*left[:place], *found, *left[place:]]
+
+    def do_index_select(self, node: torch.fx.Node, x: Axes, dim: int, index: Axes) -> Any:
+        return self.do_index(node, x, [*[None] * (dim % len(x)), index])
+
+    def do_im2col(self, node: torch.fx.Node, x: Axes, kernel: Sequence[int], *rest: Any) -> Any:
+        self.fix_all(x[2:])
+        places = Space(int(node.meta["val"].shape[-1]), fixed=True)
+        return [x[0], product([x[1], Space(prod(kernel), fixed=True)]), places]
+
+    def do_col2im(self, node: torch.fx.Node, x: Axes, size: Sequence[int], kernel: Sequence[int], *rest: Any) -> Any:
+        channels, window = self.split(x[1], [x[1].size // prod(kernel), prod(kernel)])
+        self.fix_all([window, x[2]])
+        return [x[0], channels, *(Space(int(side), fixed=True) for side in size)]
 
     def do_embedding(self, node: torch.fx.Node, weight: Axes, indices: Axes, *rest: Any) -> Any:
         return self.do_index(node, weight, [indices])
@@ -492,6 +537,12 @@ class Tracer:
         fix(channels[1])
         self.fix_all(x[2:])
         return [x[0], channels[0], *(Space(axis.size * factor, fixed=True) for axis in x[2:])]
+
+    def do_wrap_with_autocast(self, node: torch.fx.Node, *args: Any, **more: Any) -> Any:
+        place = next(i for i, arg in enumerate(args) if isinstance(arg, torch.fx.GraphModule))
+        return self.inside(args[place], args[place + 1 :])
+
+    do_wrap_with_set_grad_enabled = do_wrap_with_autocast
 
     def do_sym_size(self, node: torch.fx.Node, *rest: Any) -> Any:
         return node.meta["val"]
