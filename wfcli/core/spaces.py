@@ -31,8 +31,8 @@ class Space:
         root = self
         while root.parent is not None:
             root = root.parent
-        while self.parent is not None:
-            self.parent, self = root, self.parent
+        if self.parent is not None:
+            self.parent = root  # the next time it is one step
         return root
 
     def leaves(self) -> Iterator[Space]:
@@ -183,7 +183,7 @@ def split_product(space: Space, outer: int) -> tuple[Space, Space] | None:
         front.append(found.pop(0))
     if outer == 1:
         return product(front), product(found)
-    if len(found) == 0 or found[0].size % outer or found[0].kind == "sum" and not is_fixed(found[0]):
+    if len(found) == 0 or found[0].size % outer or (found[0].kind == "sum" and not is_fixed(found[0])):
         fix(root)
         return None
     leaf = found.pop(0)

@@ -21,23 +21,35 @@ from wfcli.core.spaces import Space, cut, factors, fix, index_of, is_fixed, prod
 Axes = list[Space]
 
 # One output, of the shape to which all tensors among the arguments are broadcast.
-POINTWISE = frozenset(
-    """abs add add_ addcdiv addcmul alias bernoulli bitwise_and bitwise_not bitwise_or ceil clamp clamp_ clamp_min clone contiguous copy_ cos detach detach_ div div_ dropout
-    dropout_ elu elu_ eq erf exp feature_dropout floor_divide ge gelu gt hardsigmoid hardsigmoid_ hardswish hardswish_
-    hardtanh hardtanh_ le leaky_relu leaky_relu_ lift_fresh_copy log log1p logical_and logical_not logical_or lt
-    masked_fill maximum minimum mish mish_ mul mul_ native_dropout ne neg pow reciprocal relu relu6 relu_ rsqrt rsub
-    selu sigmoid sigmoid_ sign silu silu_ sin softplus sqrt square sub sub_ tanh tanh_ to type_as where zeros_like
-    ones_like full_like""".split()
-)
+POINTWISE = frozenset([
+    "abs", "add", "add_", "addcdiv", "addcmul", "alias", "bernoulli", "bitwise_and", "bitwise_not",
+    "bitwise_or", "ceil", "clamp", "clamp_", "clamp_min", "clone", "contiguous", "copy_", "cos", "detach",
+    "detach_", "div", "div_", "dropout", "dropout_", "elu", "elu_", "eq", "erf", "exp", "feature_dropout",
+    "floor_divide", "full_like", "ge", "gelu", "gt", "hardsigmoid", "hardsigmoid_", "hardswish", "hardswish_",
+    "hardtanh", "hardtanh_", "le", "leaky_relu", "leaky_relu_", "lift_fresh_copy", "log", "log1p",
+    "logical_and", "logical_not", "logical_or", "lt", "masked_fill", "maximum", "minimum", "mish", "mish_",
+    "mul", "mul_", "native_dropout", "ne", "neg", "ones_like", "pow", "reciprocal", "relu", "relu6", "relu_",
+    "rsqrt", "rsub", "selu", "sigmoid", "sigmoid_", "sign", "silu", "silu_", "sin", "softplus", "sqrt",
+    "square", "sub", "sub_", "tanh", "tanh_", "to", "type_as", "where", "zeros_like",
+])  # fmt: skip
 # Axes stay or go; an axis that is gone was treated alike in all its entries.
-REDUCTIONS = frozenset("amax amin mean norm linalg_vector_norm std std_mean sum var var_mean logsumexp".split())
-SPATIAL = frozenset(  # the first two axes stay, the others are fixed
-    """adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d avg_pool1d avg_pool2d max_pool1d max_pool2d
-    max_pool2d_with_indices upsample_bicubic2d upsample_bilinear2d upsample_nearest2d upsample_nearest_exact2d
-    _upsample_bicubic2d_aa _upsample_bilinear2d_aa interpolate""".split()
-)
-ALONG = frozenset("softmax _softmax log_softmax _log_softmax normalize".split())  # alike in all entries of an axis
-CREATIONS = frozenset("arange zeros ones full empty scalar_tensor tensor new_zeros new_ones new_full linspace".split())
+REDUCTIONS = frozenset([
+    "amax", "amin", "linalg_vector_norm", "logsumexp", "mean", "norm", "std", "std_mean", "sum", "var",
+    "var_mean",
+])  # fmt: skip
+SPATIAL = frozenset([
+    "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+    "adaptive_max_pool2d", "avg_pool1d", "avg_pool2d", "interpolate", "max_pool1d", "max_pool2d",
+    "max_pool2d_with_indices", "upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d",
+    "upsample_nearest_exact2d",
+])  # fmt: skip
+ALONG = frozenset([
+    "_log_softmax", "_softmax", "log_softmax", "normalize", "softmax",
+])  # fmt: skip  # alike in all entries of an axis
+CREATIONS = frozenset([
+    "arange", "empty", "full", "linspace", "new_full", "new_ones", "new_zeros", "ones", "scalar_tensor",
+    "tensor", "zeros",
+])  # fmt: skip
 
 
 @dataclass
@@ -85,6 +97,7 @@ def find_symmetry(model: nn.Module, example: Tensor) -> Symmetry:
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants = {**signature.inputs_to_lifted_tensor_constants, **signature.inputs_to_buffers}
+    fixed_tensors = {**program.constants, **dict(model.named_buffers())}
     persistent = set(model.state_dict())
     axes: dict[str, Axes] = {}
     for node in program.graph.nodes:
@@ -94,9 +107,7 @@ def find_symmetry(model: nn.Module, example: Tensor) -> Symmetry:
             if name in persistent and node.users:
                 axes[name] = tracer.values[node]
             elif node.name in constants:
-                fix_uneven(
-                    tracer.values[node], {**program.constants, **dict(model.named_buffers())}[constants[node.name]]
-                )
+                fix_uneven(tracer.values[node], fixed_tensors[constants[node.name]])
         elif node.op == "output":
             tracer.fix_all(tracer.arguments(node.args))
         else:
@@ -551,7 +562,9 @@ class Tracer:
         return None
 
 
-STACKED = frozenset("permute transpose contiguous unbind select getitem clone".split())
+STACKED = frozenset([
+    "clone", "contiguous", "getitem", "permute", "select", "transpose", "unbind",
+])  # fmt: skip
 
 
 def groups_of(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
