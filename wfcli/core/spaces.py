@@ -241,3 +241,23 @@ def index_of(space: Space, permutations: Mapping[Space, Tensor]) -> Tensor:
     for index in indices:
         order = (order[:, None] * len(index) + index[None]).flatten()
     return order
+
+
+def places(space: Space) -> Iterator[tuple[Space, Tensor]]:
+    """Yield every free leaf of an axis with where its n entries stand in it, int64 [n, m]: m times each."""
+    root = space.find()
+    if root.kind == "leaf":
+        if not root.fixed:
+            yield root, torch.arange(root.size)[:, None]
+        return
+    before = 0
+    for number, part in enumerate(root.parts):
+        inner = prod(other.size for other in root.parts[number + 1 :]) if root.kind == "product" else 1
+        outer = root.size // (inner * part.size) if root.kind == "product" else 1
+        for leaf, found in places(part):
+            if root.kind == "sum":
+                yield leaf, found + before
+            else:
+                grid = torch.arange(outer)[:, None] * part.size * inner + torch.arange(inner)[None]
+                yield leaf, (found[:, :, None] * inner + grid.flatten()).flatten(1)
+        before += part.size
