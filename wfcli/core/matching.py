@@ -9,7 +9,7 @@ n entries of a space, T nets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -35,8 +35,7 @@ def match_weights(symmetry: Symmetry, state: State, target: State, seed: int = 0
         for number in torch.randperm(len(spaces), generator=draw).tolist():
             space = spaces[number]
             gain = sum(
-                rows(target[name], axis, where) @ rows(moved[name], axis, where).T
-                for name, axis, where in spots[space]
+                rows(target[name], axis, where) @ rows(moved[name], axis, where).T for name, axis, where in spots[space]
             )
             assert isinstance(gain, Tensor)
             order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
