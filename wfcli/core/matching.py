@@ -2,14 +2,15 @@
 
 Weight matching after Git Re-Basin (Ainsworth et al. 2022, arXiv 2209.04836, section 3.2), for whatever spaces the graph
 has: one space at a time, in a random order, is assigned anew so that the inner product of the two nets' weights is the
-largest, until none changes.
+largest, until none changes. A space with others within it (the heads of an attention, with the channels of each) is
+assigned together with them: every pair of heads at its best.
 
-n entries of a space, T nets.
+n entries of a space, H entries of a space with others within, T nets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -21,37 +22,121 @@ from wfcli.core.symmetry import Symmetry
 State = Mapping[str, Tensor]
 Permutations = dict[Space, Tensor]
 ROUNDS = 50  # of all spaces; they stop changing after ten or so
+LEAST_GAIN = 1e-6  # of what is reached: a smaller one is rounding
 
 
 def match_weights(symmetry: Symmetry, state: State, target: State, seed: int = 0) -> tuple[Permutations, float]:
     """Return the permutations of `state` that bring it nearest to `target`, and the inner product they reach."""
-    spots = occurrences(symmetry, state)
-    found: Permutations = {space: torch.arange(space.size) for space in spots}
+    search = Search(symmetry, state, target)
+    search.start()
     draw = torch.Generator().manual_seed(seed)
-    moved = dict(state)
-    spaces = list(spots)
     for _ in range(ROUNDS):
-        changed = False
-        for number in torch.randperm(len(spaces), generator=draw).tolist():
-            space = spaces[number]
-            gain = sum(
-                rows(target[name], axis, where) @ rows(moved[name], axis, where).T for name, axis, where in spots[space]
-            )
-            assert isinstance(gain, Tensor)
-            order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
-            now = gain.diagonal().sum()
-            if gain[torch.arange(space.size), order].sum() > now + 1e-6 * now.abs() + 1e-12:
-                changed = True
-                found[space] = found[space][order]
-                for name, axis in {(name, axis) for name, axis, _ in spots[space]}:
-                    moved[name] = moved[name].index_select(axis, index_of(symmetry.axes[name][axis], {space: order}))
-        if not changed:
+        order = torch.randperm(len(search.outer), generator=draw).tolist()
+        if not any([search.improve(search.outer[number]) for number in order]):  # all of them, not up to the first
             break
-    return found, float(sum((moved[name] * target[name]).sum() for name in symmetry.axes))
+    return search.found, search.similarity()
+
+
+class Search:
+    """One net on its way to another: the permutations found so far, and the weights under them."""
+
+    def __init__(self, symmetry: Symmetry, state: State, target: State) -> None:
+        self.symmetry, self.target = symmetry, target
+        self.moved = dict(state)
+        self.found = dict(symmetry.identity())
+        self.spots = occurrences(symmetry, state)
+        self.inner: dict[Space, list[Space]] = {}
+        for space in self.spots:
+            if space.within is not None:
+                self.inner.setdefault(space.within.find(), []).append(space)
+        self.outer = [space for space in self.spots if space.within is None]
+
+    def start(self) -> None:
+        """Assign all spaces once, each by those tensors alone whose other axes are fixed or assigned already.
+
+        Among axes that nobody has assigned yet any frame looks as good as another: whatever is assigned to them first
+        would hold them where they are.
+        """
+        left, settled = set(self.outer), set[Space]()
+        while left:
+            weight = {space: sum(self.target[n].numel() for n in self.anchored(space, settled)) for space in self.outer}
+            best = max((space for space in self.outer if space in left), key=lambda space: weight[space])
+            anchored = self.anchored(best, settled)
+            self.improve(best, anchored if anchored else None)
+            left.remove(best)
+            settled |= {best, *self.inner.get(best, [])}
+
+    def anchored(self, space: Space, settled: Container[Space]) -> set[str]:
+        """Return the tensors with a space whose other free axes are all settled."""
+        own = {space, *self.inner.get(space, [])}
+        found = set()
+        for name in {name for part in own for name, _, _ in self.spots[part]}:
+            leaves = {leaf for axis in self.symmetry.axes[name] for leaf in axis.leaves() if not leaf.fixed}
+            if all(leaf in settled for leaf in leaves - own):
+                found.add(name)
+        return found
+
+    def improve(self, space: Space, names: Container[str] | None = None) -> bool:
+        """Assign a space anew, with those within it; tell whether that is better than before.
+
+        With `names`, by these tensors alone.
+        """
+        inner = self.inner.get(space, [])
+        within = {spot[:2] for part in inner for spot in self.spots[part]}
+        gain = torch.zeros(space.size, space.size)
+        for name, axis, where in self.spots[space]:
+            if (name, axis) not in within and (names is None or name in names):
+                gain += rows(self.target[name], axis, where[0]) @ rows(self.moved[name], axis, where[0]).T
+        now = gain.diagonal().sum()
+        orders = {}
+        for part in inner:
+            pairs = self.between(part, names)  # [H, H, n, n]
+            now = now + pairs.diagonal(dim1=0, dim2=1).diagonal(dim1=0, dim2=1).sum()
+            orders[part] = torch.stack([torch.stack([assign(pair) for pair in row]) for row in pairs])  # [H, H, n]
+            gain += pairs.gather(3, orders[part][..., None]).sum((2, 3))
+        order = assign(gain)
+        if not gain[torch.arange(space.size), order].sum() > now + LEAST_GAIN * now.abs() + 1e-12:
+            return False
+        step: Permutations = {space: order}
+        before = self.found[space]  # the original number of the entry that is now i
+        for part in inner:
+            own = torch.empty_like(self.found[part])
+            own[order] = orders[part][torch.arange(space.size), order]  # by the number that an entry has now
+            step[part] = own
+            composed = self.found[part].clone()
+            composed[before] = self.found[part][before].gather(1, own)
+            self.found[part] = composed
+        self.found[space] = before[order]
+        for name, axis in {spot[:2] for part in (space, *inner) for spot in self.spots[part]}:
+            index = index_of(self.symmetry.axes[name][axis], {**self.symmetry.identity(), **step})
+            self.moved[name] = self.moved[name].index_select(axis, index)
+        return True
+
+    def between(self, part: Space, names: Container[str] | None) -> Tensor:
+        """Return the inner products of a space's entries within each pair of entries of another: [H, H, n, n]."""
+        (apart,) = self.found[part].shape[:1]
+        found = torch.zeros(apart, apart, part.size, part.size)
+        for name, axis, where in self.spots[part]:
+            if names is not None and name not in names:
+                continue
+            theirs, ours = (
+                torch.stack([rows(state[name], axis, own) for own in where]) for state in (self.target, self.moved)
+            )
+            found += torch.einsum("hnr,gmr->hgnm", theirs, ours)
+        return found
+
+    def similarity(self) -> float:
+        """Return the inner product of the two nets' weights."""
+        return float(sum((self.moved[name] * self.target[name]).sum() for name in self.symmetry.axes))
+
+
+def assign(gain: Tensor) -> Tensor:
+    """Return the order of the columns [n] with the largest sum of gains [n, n] on the diagonal."""
+    return torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
 
 
 def occurrences(symmetry: Symmetry, state: State) -> dict[Space, list[tuple[str, int, Tensor]]]:
-    """Return where each free space occurs: tensor, axis, positions int64 [n, m]; integer tensors are left out."""
+    """Return where each free space occurs: tensor, axis, positions int64 [H, n, m]; integer tensors are left out."""
     found: dict[Space, list[tuple[str, int, Tensor]]] = {}
     for name, axes in symmetry.axes.items():
         if name in state and state[name].is_floating_point():
@@ -62,5 +147,5 @@ def occurrences(symmetry: Symmetry, state: State) -> dict[Space, list[tuple[str,
 
 
 def rows(tensor: Tensor, axis: int, where: Tensor) -> Tensor:
-    """Return what belongs to each entry of a space, [n, all of it], float32."""
+    """Return what belongs to each of some entries at positions [n, m]: [n, all of it], float32."""
     return tensor.movedim(axis, 0)[where].flatten(1).float()

@@ -8,7 +8,8 @@ fixes what it understands no better; what is left free are the permutations that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Literal
 
@@ -25,6 +26,7 @@ class Space:
         self.kind: Literal["leaf", "product", "sum"] = "leaf"
         self.parts: list[Space] = []
         self.parent: Space | None = None
+        self.within: Space | None = None  # a leaf whose every entry has a permutation of this space's of its own
 
     def find(self) -> Space:
         """Return the root: the space that this one was made one with."""
@@ -229,35 +231,89 @@ def _cut_terms(found: list[Space], sizes: Sequence[int]) -> list[Space]:
 
 
 def index_of(space: Space, permutations: Mapping[Space, Tensor]) -> Tensor:
-    """Return the order of an axis' entries, int64 [size], under permutations of some leaves: new entry i is old [i]."""
+    """Return the order of an axis' entries, int64 [size], under permutations of some leaves: new entry i is old [i].
+
+    A leaf `within` another of H entries has H of them, [H, n]: one for each *old* entry of the other.
+    """
     root = space.find()
     if root.kind == "leaf":
         return permutations.get(root, torch.arange(root.size))
-    indices = [index_of(part, permutations) for part in root.parts]
     if root.kind == "sum":
+        indices = [index_of(part, permutations) for part in root.parts]
         starts = torch.tensor([0] + [len(index) for index in indices]).cumsum(0)
         return torch.cat([index + start for index, start in zip(indices, starts, strict=False)])
     order = torch.zeros(1, dtype=torch.int64)
-    for index in indices:
-        order = (order[:, None] * len(index) + index[None]).flatten()
+    for part in factors(root):
+        index = index_of(part, permutations)
+        own = index[order % len(index)] if index.dim() == 2 else index[None]
+        order = (order[:, None] * part.size + own).flatten()
     return order
 
 
 def places(space: Space) -> Iterator[tuple[Space, Tensor]]:
-    """Yield every free leaf of an axis with where its n entries stand in it, int64 [n, m]: m times each."""
+    """Yield every free leaf of an axis with where its n entries stand in it, int64 [H, n, m]: m times each.
+
+    H is 1, or the number of entries of the space that the leaf is `within`: those of each apart.
+    """
     root = space.find()
     if root.kind == "leaf":
         if not root.fixed:
-            yield root, torch.arange(root.size)[:, None]
-        return
-    before = 0
-    for number, part in enumerate(root.parts):
-        inner = prod(other.size for other in root.parts[number + 1 :]) if root.kind == "product" else 1
-        outer = root.size // (inner * part.size) if root.kind == "product" else 1
-        for leaf, found in places(part):
-            if root.kind == "sum":
+            yield root, torch.arange(root.size)[None, :, None]
+    elif root.kind == "sum":
+        before = 0
+        for part in root.parts:
+            for leaf, found in places(part):
                 yield leaf, found + before
-            else:
-                grid = torch.arange(outer)[:, None] * part.size * inner + torch.arange(inner)[None]
-                yield leaf, (found[:, :, None] * inner + grid.flatten()).flatten(1)
-        before += part.size
+            before += part.size
+    else:
+        parts = factors(root)
+        for number, part in enumerate(parts):
+            inner = prod(other.size for other in parts[number + 1 :])
+            outer = root.size // (inner * part.size)
+            for leaf, found in places(part):
+                apart = leaf.within.find().size if leaf is part and leaf.within is not None else 1
+                starts = torch.arange(outer).reshape(-1, apart).T[:, None, None, :, None] * part.size  # [H, 1, 1, P, 1]
+                spots = (starts + found[..., None, None]) * inner + torch.arange(inner)  # [H, n, m, P, I]
+                yield leaf, spots.flatten(2)
+
+
+def find_private(axes: Iterable[Sequence[Space]], values: Iterable[Sequence[Space]]) -> None:
+    """Let leaves move within each entry of another, where nothing stands in the way: channels of a head, say.
+
+    `axes` are those of each tensor, `values` those of all that is computed. A leaf d may have a permutation of its own in
+    every entry of h where each tensor with d has it as h x d, and each value with d has one h, too.
+    """
+    before: dict[Space, set[Space | None]] = {}
+    for tensor in axes:
+        for leaf, previous in _leaves_and_previous(tensor):
+            before.setdefault(leaf, set()).add(previous)
+    private = {d: found.pop() for d, found in before.items() if len(found) == 1}
+    for value in (*axes, *values):
+        pairs = _leaves_and_previous(value)
+        count = Counter(leaf for axis in value for leaf in axis.leaves())
+        for d, previous in pairs:
+            if d in private and previous is not private[d] and count[private[d]] != 1:
+                del private[d]
+    for d, h in private.items():
+        if h is not None and not h.fixed:
+            d.within = h
+
+
+def _leaves_and_previous(axes: Sequence[Space]) -> list[tuple[Space, Space | None]]:
+    """Return every free leaf of some axes with the leaf it stands directly inside of."""
+    found = []
+    for part in (part for axis in axes for part in _products(axis)):
+        for previous, factor in zip([None, *part], part, strict=False):
+            if factor.kind == "leaf" and not factor.fixed:
+                found.append((factor, previous if previous is not None and previous.kind == "leaf" else None))
+    return found
+
+
+def _products(space: Space) -> Iterator[list[Space]]:
+    """Yield the factors of an axis, of every term of a sum apart; a leaf is one factor."""
+    for term in terms(space):
+        found = factors(term)
+        yield found
+        for factor in found:
+            if factor.kind == "sum":
+                yield from _products(factor)

@@ -8,15 +8,16 @@ known here fixes all axes that reach it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wfcli.core import graph_layers, graph_shapes
-from wfcli.core.graph import Axes, Tracer, fix_uneven
-from wfcli.core.spaces import Space, index_of
+from wfcli.core.graph import Axes, Stack, Tracer, fix_uneven
+from wfcli.core.spaces import Space, find_private, index_of
 
 
 @dataclass
@@ -31,6 +32,16 @@ class Symmetry:
         found = {leaf: None for axes in self.axes.values() for axis in axes for leaf in axis.leaves() if not leaf.fixed}
         return list(found)
 
+    def identity(self) -> dict[Space, Tensor]:
+        """Return the permutations that move nothing: int64 [n], or [H, n] of a space within another."""
+        return {space: torch.arange(space.size).expand(*apart(space), -1) for space in self.spaces()}
+
+    def random(self, draw: torch.Generator) -> dict[Space, Tensor]:
+        """Return permutations drawn at random."""
+        return {
+            space: torch.rand(*apart(space), space.size, generator=draw).argsort(-1) for space in self.spaces()
+        }
+
     def permuted(self, state: Mapping[str, Tensor], permutations: Mapping[Space, Tensor]) -> dict[str, Tensor]:
         """Return the state dict with its axes in another order; leaves without a permutation stay."""
         moved = {}
@@ -40,6 +51,11 @@ class Symmetry:
                     tensor = tensor.index_select(number, index_of(axis, permutations).to(tensor.device))
             moved[name] = tensor
         return moved
+
+
+def apart(space: Space) -> tuple[int, ...]:
+    """Return (H,) for a space that is permuted within each of H entries of another, else ()."""
+    return () if space.within is None else (space.within.find().size,)
 
 
 def find_symmetry(model: nn.Module, example: Tensor) -> Symmetry:
@@ -75,4 +91,17 @@ def find_symmetry(model: nn.Module, example: Tensor) -> Symmetry:
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name not in axes and id(tensor) in by_tensor:  # one tensor under two names
             axes[name] = axes[by_tensor[id(tensor)]]
+    find_private(axes.values(), (value for found in tracer.values.values() for value in flat(found)))
     return Symmetry(axes, tracer.unknown)
+
+
+def flat(value: Any) -> Iterator[Axes]:
+    """Yield the axes of every tensor in a value of the graph."""
+    if isinstance(value, Stack):
+        yield from value.slices
+    elif isinstance(value, list | tuple):
+        if value and all(isinstance(part, Space) for part in value):
+            yield list(value)
+        else:
+            for part in value:
+                yield from flat(part)
