@@ -10,7 +10,7 @@ n entries of a space, H entries of a space with others within, T nets.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -28,13 +28,40 @@ LEAST_GAIN = 1e-6  # of what is reached: a smaller one is rounding
 def match_weights(symmetry: Symmetry, state: State, target: State, seed: int = 0) -> tuple[Permutations, float]:
     """Return the permutations of `state` that bring it nearest to `target`, and the inner product they reach."""
     search = Search(symmetry, state, target)
-    search.start()
-    draw = torch.Generator().manual_seed(seed)
-    for _ in range(ROUNDS):
-        order = torch.randperm(len(search.outer), generator=draw).tolist()
-        if not any([search.improve(search.outer[number]) for number in order]):  # all of them, not up to the first
-            break
+    search.begin()
+    search.go_on(seed)
     return search.found, search.similarity()
+
+
+def match_all(symmetry: Symmetry, states: Sequence[State], seed: int = 0) -> list[Permutations]:
+    """Return permutations of T nets that bring all of them into one frame: that of the net nearest to the others.
+
+    All are matched to the first, which tells the net that is nearest to the others, and then to that one; after that
+    each to the mean of the others, until none moves (MergeMany, algorithm 3 of the paper). There are no chains: from
+    one net to another it is the same permutation straight and by way of a third.
+    """
+    names = [name for name in symmetry.axes if states[0][name].is_floating_point()]
+    middle = 0
+    for _ in range(2):
+        searches = [Search(symmetry, state, states[middle]) for state in states]
+        for number, search in enumerate(searches):
+            if number != middle:
+                search.begin()
+                search.go_on(seed)
+        flat = [torch.cat([search.moved[name].flatten().float() for name in names]) for search in searches]
+        products = torch.tensor([[float(a @ b) for b in flat] for a in flat])
+        before, middle = middle, int((products.sum(1) - products.diagonal()).argmax())
+        if middle == before:
+            break
+    for _ in range(ROUNDS):
+        moved = False
+        for search in searches:
+            others = [other.moved for other in searches if other is not search]
+            search.aim({name: torch.stack([other[name].float() for other in others]).mean(0) for name in names})
+            moved |= search.go_on(seed)
+        if not moved:
+            break
+    return [search.found for search in searches]
 
 
 class Search:
@@ -50,8 +77,25 @@ class Search:
             if space.within is not None:
                 self.inner.setdefault(space.within.find(), []).append(space)
         self.outer = [space for space in self.spots if space.within is None]
+        self.stale = set(self.outer)  # those to look at: one of their tensors has changed since
 
-    def start(self) -> None:
+    def aim(self, target: State) -> None:
+        """Go for another net from here on."""
+        self.target, self.stale = target, set(self.outer)
+
+    def go_on(self, seed: int) -> bool:
+        """Assign spaces in random orders until no other order is better; tell whether any was."""
+        draw = torch.Generator().manual_seed(seed)
+        better = False
+        for _ in range(ROUNDS):
+            for number in torch.randperm(len(self.outer), generator=draw).tolist():
+                if self.outer[number] in self.stale:
+                    better |= self.improve(self.outer[number])
+            if not self.stale:
+                break
+        return better
+
+    def begin(self) -> None:
         """Assign all spaces once, each by those tensors alone whose other axes are fixed or assigned already.
 
         Among axes that nobody has assigned yet any frame looks as good as another: whatever is assigned to them first
@@ -59,8 +103,12 @@ class Search:
         """
         left, settled = set(self.outer), set[Space]()
         while left:
-            weight = {space: sum(self.target[n].numel() for n in self.anchored(space, settled)) for space in self.outer}
-            best = max((space for space in self.outer if space in left), key=lambda space: weight[space])
+            weight = {
+                space: sum(self.target[n].numel() for n in self.anchored(space, settled))
+                for space in self.outer
+                if space in left
+            }
+            best = max(weight, key=lambda space: weight[space])
             anchored = self.anchored(best, settled)
             self.improve(best, anchored if anchored else None)
             left.remove(best)
@@ -81,6 +129,7 @@ class Search:
 
         With `names`, by these tensors alone.
         """
+        self.stale.discard(space)
         inner = self.inner.get(space, [])
         within = {spot[:2] for part in inner for spot in self.spots[part]}
         gain = torch.zeros(space.size, space.size)
@@ -110,6 +159,10 @@ class Search:
         for name, axis in {spot[:2] for part in (space, *inner) for spot in self.spots[part]}:
             index = index_of(self.symmetry.axes[name][axis], {**self.symmetry.identity(), **step})
             self.moved[name] = self.moved[name].index_select(axis, index)
+            leaves = {leaf for other in self.symmetry.axes[name] for leaf in other.leaves()}
+            self.stale |= {
+                o for o in self.outer if o is not space and not leaves.isdisjoint({o, *self.inner.get(o, [])})
+            }
         return True
 
     def between(self, part: Space, names: Container[str] | None) -> Tensor:

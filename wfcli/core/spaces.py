@@ -280,8 +280,8 @@ def places(space: Space) -> Iterator[tuple[Space, Tensor]]:
 def find_private(axes: Iterable[Sequence[Space]], values: Iterable[Sequence[Space]]) -> None:
     """Let leaves move within each entry of another, where nothing stands in the way: channels of a head, say.
 
-    `axes` are those of each tensor, `values` those of all that is computed. A leaf d may have a permutation of its own in
-    every entry of h where each tensor with d has it as h x d, and each value with d has one h, too.
+    `axes` are those of each tensor, `values` those of all that is computed. A leaf d may have a permutation of its own
+    in every entry of h where each tensor with d has it as h x d, and each value with d has one h, too.
     """
     before: dict[Space, set[Space | None]] = {}
     for tensor in axes:

@@ -38,9 +38,7 @@ class Symmetry:
 
     def random(self, draw: torch.Generator) -> dict[Space, Tensor]:
         """Return permutations drawn at random."""
-        return {
-            space: torch.rand(*apart(space), space.size, generator=draw).argsort(-1) for space in self.spaces()
-        }
+        return {space: torch.rand(*apart(space), space.size, generator=draw).argsort(-1) for space in self.spaces()}
 
     def permuted(self, state: Mapping[str, Tensor], permutations: Mapping[Space, Tensor]) -> dict[str, Tensor]:
         """Return the state dict with its axes in another order; leaves without a permutation stay."""

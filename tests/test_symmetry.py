@@ -1,0 +1,244 @@
+"""What may be permuted is found from the graph: nothing more (the function stays), and all that may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import wfcli.core.small_models  # noqa: F401  registers the small-image variants
+from wfcli.core.matching import match_all, match_weights
+from wfcli.core.spaces import Space, cut, fix, index_of, is_fixed, places, product, split_product, total, unify
+from wfcli.core.symmetry import Symmetry, find_symmetry
+
+SMALL = {
+    "vgg11_bn_cifar": {"width": 0.25},
+    "resnet18_cifar": {"width": 0.125},
+    "vit_tiny_cifar": {"width": 0.34},
+}
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """Give every tensor values of its own: zeros and ones would hide a wrong order."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 2, generator=draw)
+            elif tensor.is_floating_point():
+                tensor.add_(0.1 * torch.randn(tensor.shape, generator=draw, dtype=tensor.dtype))
+    return model.eval()
+
+
+def change(model: nn.Module, x: Tensor, symmetry: Symmetry) -> float:
+    """Return how far the answers move, relative to the largest, when everything free is permuted at random."""
+    permutations = symmetry.random(torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = model(x)
+        model.load_state_dict(symmetry.permuted(model.state_dict(), permutations))
+        return float((model(x) - before).abs().max() / before.abs().max())
+
+
+def free_share(model: nn.Module, symmetry: Symmetry) -> float:
+    """Return the share of the parameters in a tensor with a free axis."""
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    free = sum(size for name, size in sizes.items() if not all(is_fixed(axis) for axis in symmetry.axes.get(name, [])))
+    return free / sum(sizes.values())
+
+
+# Whole architectures ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "size", "spaces", "share"),
+    [
+        ("vgg11_bn_cifar", {"width": 0.25}, 32, 8, 0.99),
+        ("resnet18_cifar", {"width": 0.125}, 32, 12, 0.99),
+        ("vit_tiny_cifar", {"width": 0.34}, 32, 19, 0.99),
+        ("mobilenetv3_small_050", {}, 64, 26, 0.99),  # depthwise, squeeze and excitation
+        ("regnety_002", {}, 64, 57, 0.99),  # groups
+        ("densenet121", {}, 64, 120, 0.99),  # concatenation
+        ("convnextv2_atto", {}, 64, 16, 0.99),  # global response normalisation
+        ("mixer_s32_224", {}, 224, 17, 0.9),  # tokens are mixed
+        ("efficientvit_b0", {}, 64, 17, 0.97),
+        ("res2net50_14w_8s", {}, 64, 173, 0.99),
+        ("ghostnet_050", {}, 64, 31, 0.99),
+        ("poolformer_s12", {}, 64, 16, 0.99),
+    ],
+)
+def test_random_permutations_do_not_change_the_function(
+    name: str, args: dict[str, Any], size: int, spaces: int, share: float
+) -> None:
+    model = shaken(timm.create_model(name, num_classes=7, **args).double())
+    x = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    symmetry = find_symmetry(model, x)
+    assert change(model, x, symmetry) < 1e-8
+    assert len(symmetry.spaces()) >= spaces
+    assert free_share(model, symmetry) >= share
+    assert symmetry.unknown == []
+
+
+def test_heads_move_as_units_with_channels_of_their_own() -> None:
+    model = timm.create_model("vit_tiny_cifar", num_classes=7, width=0.67)
+    symmetry = find_symmetry(model, torch.randn(2, 3, 32, 32))
+    inner = [space for space in symmetry.spaces() if space.within is not None]
+    heads = {space.within.find() for space in inner if space.within is not None}
+    blocks, attention = len(model.blocks), model.blocks[0].attn
+    assert len(heads) == blocks
+    assert {space.size for space in heads} == {attention.num_heads}
+    assert len(inner) == 2 * blocks  # of query with key, and of value with the projection
+    queries, keys, values = symmetry.axes["blocks.0.attn.qkv.weight"][0].find().parts
+    assert list(queries.leaves()) == list(keys.leaves())
+    (head, channel), (same, own) = queries.leaves(), values.leaves()
+    assert head is same
+    assert channel is not own
+    assert list(symmetry.axes["blocks.0.attn.proj.weight"][1].leaves()) == list(values.leaves())
+
+
+def test_the_residual_stream_is_one_space() -> None:
+    symmetry = find_symmetry(timm.create_model("vit_tiny_cifar", num_classes=7, width=0.34), torch.randn(2, 3, 32, 32))
+    (stream,) = symmetry.axes["pos_embed"][2].leaves()
+    assert is_fixed(symmetry.axes["pos_embed"][1])
+    for name, axis in (("blocks.0.norm1.weight", 0), ("blocks.1.attn.proj.weight", 0), ("head.weight", 1)):
+        assert list(symmetry.axes[name][axis].leaves()) == [stream]
+    assert is_fixed(symmetry.axes["head.weight"][0])  # classes have names
+
+
+# What is not understood is fixed --------------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """Two linear layers with something in between."""
+
+    def __init__(self, between: Any) -> None:
+        super().__init__()
+        self.between, self.first, self.last = between, nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.between(self.first(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("between", "free"),
+    [
+        (functional.relu, True),
+        (lambda x: x + x.mean(-1, keepdim=True), True),
+        (lambda x: functional.layer_norm(x, (8,)), True),
+        (lambda x: x.flip(-1) + x, False),
+        (lambda x: x.roll(1, -1) + x, False),
+        (lambda x: torch.cat([x[:, 4:], x[:, :4]], 1) + x, True),  # both halves alike
+        (lambda x: x * torch.arange(8.0), False),
+        (lambda x: x.cumsum(-1), False),
+        (lambda x: torch.special.entr(x.sigmoid()), False),  # pointwise, but nothing here knows it
+    ],
+)
+def test_an_axis_is_free_only_where_its_order_does_not_matter(between: Any, free: bool) -> None:
+    model = shaken(Net(between).double())
+    x = torch.randn(4, 6, dtype=torch.float64)
+    symmetry = find_symmetry(model, x)
+    assert (len(symmetry.spaces()) > 0) == free
+    assert change(model, x, symmetry) < 1e-12
+
+
+def test_an_unknown_operation_is_named() -> None:
+    symmetry = find_symmetry(Net(lambda x: torch.special.entr(x.sigmoid())), torch.randn(2, 6))
+    assert symmetry.unknown == ["special_entr"]
+
+
+def test_tied_weights_have_the_same_axes() -> None:
+    model = Net(functional.relu)
+    model.first, model.last = nn.Linear(6, 6), nn.Linear(6, 6)
+    model.last.weight = model.first.weight
+    symmetry = find_symmetry(shaken(model), torch.randn(2, 6))
+    assert change(model, torch.randn(2, 6), symmetry) < 1e-6
+    assert symmetry.spaces() == []  # the input's order is given, and so is the hidden one
+
+
+# Spaces ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_split_space_permutes_groups_and_what_is_inside() -> None:
+    whole = Space(6)
+    halves = split_product(whole, 2)
+    assert halves is not None
+    order = index_of(whole, {halves[0]: torch.tensor([1, 0]), halves[1]: torch.tensor([2, 0, 1])})
+    assert order.tolist() == [5, 3, 4, 2, 0, 1]
+
+
+def test_a_cut_space_permutes_each_piece() -> None:
+    whole = Space(5)
+    first, second = cut(whole, [2, 3])
+    order = index_of(whole, {first: torch.tensor([1, 0]), second: torch.tensor([1, 2, 0])})
+    assert order.tolist() == [1, 0, 3, 4, 2]
+
+
+def test_a_space_within_another_has_an_order_for_each_of_its_entries() -> None:
+    heads, channels = Space(2), Space(3)
+    channels.within = heads
+    whole = product([heads, channels])
+    own = torch.tensor([[2, 0, 1], [0, 2, 1]])  # of head 0, of head 1
+    assert index_of(whole, {heads: torch.tensor([1, 0]), channels: own}).tolist() == [3, 5, 4, 2, 0, 1]
+    found = dict(places(whole))
+    assert found[heads][0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found[channels].tolist() == [[[0], [1], [2]], [[3], [4], [5]]]
+
+
+def test_made_one_with_something_finer_a_space_is_split_alike() -> None:
+    coarse, fine = Space(12), product([Space(3), Space(4)])
+    unify(coarse, fine)
+    assert list(coarse.leaves()) == list(fine.leaves())
+    joined = total([Space(5), Space(7)])
+    unify(joined, coarse)  # 3 x 4 and 5 + 7 have nothing in common
+    assert is_fixed(coarse)
+    assert is_fixed(joined)
+
+
+def test_fixing_one_fixes_all_that_are_one_with_it() -> None:
+    a, b = Space(4), Space(4)
+    unify(a, b)
+    fix(a)
+    assert is_fixed(b)
+    assert index_of(b, {}).tolist() == [0, 1, 2, 3]
+
+
+# Matching -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weight_matching_finds_a_permutation_again(name: str) -> None:
+    model = timm.create_model(name, num_classes=10, **SMALL[name])
+    symmetry = find_symmetry(model, torch.randn(2, 3, 32, 32))
+    draw = torch.Generator().manual_seed(0)
+    state = model.state_dict()
+    near = {
+        key: v + 0.3 * v.std() * torch.randn(v.shape, generator=draw) if v.is_floating_point() and v.std() > 0 else v
+        for key, v in state.items()
+    }
+    shuffled = symmetry.permuted(near, symmetry.random(draw))
+    found, _ = match_weights(symmetry, shuffled, state)
+    again = symmetry.permuted(shuffled, found)
+    assert all(torch.equal(again[key], near[key]) for key in near)
+
+
+def test_many_nets_come_into_one_frame_without_chains() -> None:
+    model = timm.create_model("resnet18_cifar", num_classes=10, width=0.125)
+    symmetry = find_symmetry(model, torch.randn(2, 3, 32, 32))
+    draw = torch.Generator().manual_seed(0)
+
+    def near(v: Tensor) -> Tensor:
+        return v + 0.5 * v.std() * torch.randn(v.shape, generator=draw) if v.dim() > 1 else v
+
+    states = [{key: near(v) for key, v in model.state_dict().items()} for _ in range(4)]
+    shuffled = [symmetry.permuted(state, symmetry.random(draw)) for state in states]
+    found = match_all(symmetry, shuffled)
+    again = [symmetry.permuted(state, own) for state, own in zip(shuffled, found, strict=True)]
+    for key in ("conv1.weight", "layer2.1.conv2.weight", "fc.weight"):
+        for i in range(4):
+            for j in range(4):
+                assert float((again[i][key] * again[j][key]).sum()) == pytest.approx(
+                    float((states[i][key] * states[j][key]).sum()), rel=1e-4
+                )
