@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import wfcli.core.small_models  # noqa: F401  registers the small-image variants
-from wfcli.core.matching import match_all, match_weights
+from wfcli.core.matching import match_activations, match_all, match_weights
 from wfcli.core.spaces import Space, cut, fix, index_of, is_fixed, places, product, split_product, total, unify
-from wfcli.core.symmetry import Symmetry, find_symmetry
+from wfcli.core.symmetry import Symmetry, compose, find_symmetry, observe
 
 SMALL = {
     "vgg11_bn_cifar": {"width": 0.25},
@@ -242,3 +242,44 @@ def test_many_nets_come_into_one_frame_without_chains() -> None:
                 assert float((again[i][key] * again[j][key]).sum()) == pytest.approx(
                     float((states[i][key] * states[j][key]).sum()), rel=1e-4
                 )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_activation_matching_finds_a_permutation_again(name: str) -> None:
+    model = shaken(timm.create_model(name, num_classes=10, **SMALL[name]))
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randn(32, 3, 32, 32, generator=draw)
+    symmetry = find_symmetry(model, images)
+    state = model.state_dict()
+    near = {
+        key: v + 0.02 * v.std() * torch.randn(v.shape, generator=draw) if v.dim() else v for key, v in state.items()
+    }
+    shuffled = symmetry.permuted(near, symmetry.random(draw))
+    seen = [observe(symmetry, weights, images) for weights in (shuffled, state)]
+    again = symmetry.permuted(shuffled, match_activations(symmetry, *seen, shuffled, state))
+    wrong = sum(float((again[key] != near[key]).sum()) for key in near) / sum(v.numel() for v in near.values())
+    assert wrong < 0.03  # units that are hardly ever on
+
+
+def test_what_is_observed_moves_with_the_permutation() -> None:
+    model = shaken(timm.create_model("vit_tiny_cifar", num_classes=10, width=0.67))
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 32, 32, generator=draw)
+    symmetry = find_symmetry(model, images)
+    permutations = symmetry.random(draw)
+    before = observe(symmetry, model.state_dict(), images)
+    after = observe(symmetry, symmetry.permuted(model.state_dict(), permutations), images)
+    moved = symmetry.of_activations().permuted(before, permutations)
+    for name, value in after.items():
+        torch.testing.assert_close(value, moved[name], atol=1e-4, rtol=1e-4)
+
+
+def test_permutations_one_after_the_other() -> None:
+    model = timm.create_model("vit_tiny_cifar", num_classes=10, width=0.67)
+    symmetry = find_symmetry(model, torch.randn(2, 3, 32, 32))
+    draw = torch.Generator().manual_seed(0)
+    first, second = symmetry.random(draw), symmetry.random(draw)
+    state = model.state_dict()
+    twice = symmetry.permuted(symmetry.permuted(state, first), second)
+    at_once = symmetry.permuted(state, compose(first, second))
+    assert all(torch.equal(twice[key], at_once[key]) for key in state)

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wfcli.core.spaces import Space, index_of, places
-from wfcli.core.symmetry import Symmetry
+from wfcli.core.symmetry import Symmetry, compose
 
 State = Mapping[str, Tensor]
 Permutations = dict[Space, Tensor]
@@ -147,15 +147,10 @@ class Search:
         if not gain[torch.arange(space.size), order].sum() > now + LEAST_GAIN * now.abs() + 1e-12:
             return False
         step: Permutations = {space: order}
-        before = self.found[space]  # the original number of the entry that is now i
         for part in inner:
-            own = torch.empty_like(self.found[part])
-            own[order] = orders[part][torch.arange(space.size), order]  # by the number that an entry has now
-            step[part] = own
-            composed = self.found[part].clone()
-            composed[before] = self.found[part][before].gather(1, own)
-            self.found[part] = composed
-        self.found[space] = before[order]
+            step[part] = torch.empty_like(self.found[part])
+            step[part][order] = orders[part][torch.arange(space.size), order]  # by the number that an entry has now
+        self.found = compose(self.found, step)
         for name, axis in {spot[:2] for part in (space, *inner) for spot in self.spots[part]}:
             index = index_of(self.symmetry.axes[name][axis], {**self.symmetry.identity(), **step})
             self.moved[name] = self.moved[name].index_select(axis, index)
@@ -181,6 +176,23 @@ class Search:
     def similarity(self) -> float:
         """Return the inner product of the two nets' weights."""
         return float(sum((self.moved[name] * self.target[name]).sum() for name in self.symmetry.axes))
+
+
+def match_activations(symmetry: Symmetry, ours: State, theirs: State, state: State, target: State) -> Permutations:
+    """Return the permutations of a net that bring its activations nearest to those of another on the same images.
+
+    `ours` and `theirs` are what `observe` gives: inner products are sums of correlations (Li et al. 2016, arXiv
+    1511.07543). Spaces of which there are none are matched by the weights, `state` and `target`.
+    """
+    watched = Search(symmetry.of_activations(), ours, theirs)
+    watched.begin()
+    watched.go_on(0)
+    found = {**symmetry.identity(), **watched.found}
+    rest = Search(symmetry, symmetry.permuted(state, found), target)
+    rest.outer = [space for space in rest.outer if space not in watched.spots]
+    rest.stale = set(rest.outer)
+    rest.go_on(0)
+    return compose(found, rest.found)
 
 
 def assign(gain: Tensor) -> Tensor:

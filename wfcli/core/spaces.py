@@ -292,7 +292,8 @@ def find_private(axes: Iterable[Sequence[Space]], values: Iterable[Sequence[Spac
         pairs = _leaves_and_previous(value)
         count = Counter(leaf for axis in value for leaf in axis.leaves())
         for d, previous in pairs:
-            if d in private and previous is not private[d] and count[private[d]] != 1:
+            h = private.get(d)
+            if previous is not h and h is not None and count[h] != 1:
                 del private[d]
     for d, h in private.items():
         if h is not None and not h.fixed:

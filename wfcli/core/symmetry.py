@@ -8,16 +8,20 @@ known here fixes all axes that reach it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
 
 from wfcli.core import graph_layers, graph_shapes
-from wfcli.core.graph import Axes, Stack, Tracer, fix_uneven
-from wfcli.core.spaces import Space, find_private, index_of
+from wfcli.core.graph import Axes, Stack, Tracer, fix_uneven, operation
+from wfcli.core.spaces import Space, find_private, index_of, is_fixed, product
+
+READERS = frozenset(["conv1d", "conv2d", "conv3d", "linear", "matmul", "scaled_dot_product_attention"])
 
 
 @dataclass
@@ -26,11 +30,21 @@ class Symmetry:
 
     axes: dict[str, Axes]  # state dict name -> the space of each axis
     unknown: list[str] = field(default_factory=list)  # "operation in module" that was not understood
+    watched: dict[str, Axes] = field(default_factory=dict)  # node of the graph that goes into a layer -> its axes
+    program: torch.export.ExportedProgram | None = None
 
     def spaces(self) -> list[Space]:
         """Return the free leaves, each once, in the order of the tensors."""
         found = {leaf: None for axes in self.axes.values() for axis in axes for leaf in axis.leaves() if not leaf.fixed}
         return list(found)
+
+    def of_activations(self) -> Symmetry:
+        """Return the same of what `observe` gives: the free axes of what is watched, then one of places."""
+        axes = {
+            name: [product([found[number] for number in group]) for group in free_axes(found)]
+            for name, found in self.watched.items()
+        }
+        return Symmetry({name: [*found, Space(0, fixed=True)] for name, found in axes.items()})
 
     def identity(self) -> dict[Space, Tensor]:
         """Return the permutations that move nothing: int64 [n], or [H, n] of a space within another."""
@@ -49,6 +63,19 @@ class Symmetry:
                     tensor = tensor.index_select(number, index_of(axis, permutations).to(tensor.device))
             moved[name] = tensor
         return moved
+
+
+def compose(first: Mapping[Space, Tensor], second: Mapping[Space, Tensor]) -> dict[Space, Tensor]:
+    """Return the permutations that do what `first` and then `second` do; those that `second` lacks stay."""
+    both = dict(first)
+    for space, order in second.items():
+        if space.within is None:
+            both[space] = first[space][order]
+            continue
+        before = first[space.within.find()]  # the original number of what has a number in between
+        both[space] = first[space].clone()
+        both[space][before] = first[space][before].gather(1, order)
+    return both
 
 
 def apart(space: Space) -> tuple[int, ...]:
@@ -90,7 +117,79 @@ def find_symmetry(model: nn.Module, example: Tensor) -> Symmetry:
         if name not in axes and id(tensor) in by_tensor:  # one tensor under two names
             axes[name] = axes[by_tensor[id(tensor)]]
     find_private(axes.values(), (value for found in tracer.values.values() for value in flat(found)))
-    return Symmetry(axes, tracer.unknown)
+    watched = {node.name: tracer.values[node] for node in program.graph.nodes if is_watched(node, tracer.values)}
+    return Symmetry(axes, tracer.unknown, watched, program)
+
+
+def is_watched(node: torch.fx.Node, values: Mapping[torch.fx.Node, Any]) -> bool:
+    """Tell whether a node's value goes into a layer or an attention, and has a free axis."""
+    value = values.get(node)
+    if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor) or not isinstance(value, list):
+        return False
+    into = {operation(user) for user in node.users if user.args and node in user.args[:3]}
+    within = [leaf.within for axis in value for leaf in axis.leaves() if leaf.within is not None]
+    simple = len(within) == len(set(within))  # two of them within one have no order that one axis could have
+    return bool(into & READERS) and simple and not all(is_fixed(axis) for axis in value)
+
+
+def free_axes(axes: Axes) -> list[list[int]]:
+    """Return the numbers of the free axes; one that is permuted within another comes in one group with it."""
+    free = [number for number, axis in enumerate(axes) if not is_fixed(axis)]
+    outer = {leaf.within.find(): number for number in free for leaf in axes[number].leaves() if leaf.within is not None}
+    groups = []
+    for number in free:
+        leaf = axes[number].find()
+        if leaf.kind == "leaf" and leaf.within is not None:
+            continue
+        groups.append([number, outer[leaf]] if leaf in outer and outer[leaf] != number else [number])
+    return groups
+
+
+@torch.no_grad()
+def observe(symmetry: Symmetry, state: Mapping[str, Tensor], images: Tensor, places: int = 2048) -> dict[str, Tensor]:
+    """Run a net on images [B, ...], as many as the example of `find_symmetry`, and return what goes into its layers.
+
+    Each of [free axes, at most `places`]: at the same places (image, pixel, token) whatever the net; over them every
+    entry has mean 0 and length 1, or is 0 where it never varies.
+    """
+    assert symmetry.program is not None
+    program = symmetry.program
+    given = {**program.constants, **program.state_dict, **state}
+    args = [
+        images if spec.kind is InputKind.USER_INPUT else given[str(spec.target)]
+        for spec in program.graph_signature.input_specs
+    ]
+    watcher = Watcher(program.graph_module, symmetry.watched)
+    watcher.run(*args)
+    seen = {}
+    for name, axes in symmetry.watched.items():
+        groups = free_axes(axes)
+        first = [number for group in groups for number in group]
+        value = watcher.seen[name].float()
+        sizes = [prod(value.shape[number] for number in group) for group in groups]
+        value = value.movedim(first, list(range(len(first)))).reshape(*sizes, -1)
+        draw = torch.Generator().manual_seed(0)
+        value = value[..., torch.randperm(value.shape[-1], generator=draw)[:places]]
+        value = value - value.mean(-1, keepdim=True)
+        length = value.norm(dim=-1, keepdim=True)
+        seen[name] = torch.where(length > 1e-6 * length.max(), value / length.clamp_min(1e-12), 0.0)
+    return seen
+
+
+class Watcher(torch.fx.Interpreter):
+    """Runs a graph and keeps the values of some nodes."""
+
+    def __init__(self, module: torch.fx.GraphModule, names: Container[str]) -> None:
+        super().__init__(module)
+        self.names = names
+        self.seen: dict[str, Tensor] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """Run a node; keep what it gives."""
+        value = super().run_node(n)
+        if n.name in self.names:
+            self.seen[n.name] = value
+        return value
 
 
 def flat(value: Any) -> Iterator[Axes]:
