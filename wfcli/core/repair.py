@@ -1,0 +1,101 @@
+"""The average of aligned nets has activations that vary less than those of any of them: their scale given back.
+
+REPAIR (Jordan et al. 2022, arXiv 2211.08403, section 4): every unit's pre-activation gets the mean and the spread that
+the aligned nets have on average, folded back into weights and biases. A net with BatchNorm needs its statistics anew
+instead (`calibrate`).
+
+T nets, N channels of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+State = Mapping[str, Tensor]
+LEAST_SPREAD = 1e-4  # of a layer's mean one: what varies less is off, and stays so
+
+
+@dataclass
+class Spread:
+    """Mean and standard deviation of a layer's outputs, each [N]."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def repair(model: nn.Module, head: str, student: State, teachers: Sequence[State], images: Sequence[Tensor]) -> State:
+    """Return the student with the means and spreads that its aligned teachers have on some images, [B, ...] each.
+
+    `model` is one of the architecture, whatever its weights; `head`, the module of the classifier, stays as it is. A
+    layer without a bias keeps its mean.
+    """
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d) and name != head
+    ]
+    seen = [spreads(model, state, names, images) for state in teachers]
+    wanted = {name: _mean([one[name] for one in seen]) for name in names}
+    had = spreads(model, student, names, images, wanted)
+    repaired = dict(student)
+    for name in names:
+        factor = ratio(wanted[name], had[name])
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        repaired[weight] = student[weight] * factor.reshape(-1, *[1] * (student[weight].dim() - 1))
+        if bias in student:
+            repaired[bias] = (student[bias] - had[name].mean) * factor + wanted[name].mean
+    return repaired
+
+
+def _mean(spreads: Sequence[Spread]) -> Spread:
+    return Spread(*(torch.stack(values).mean(0) for values in ([s.mean for s in spreads], [s.std for s in spreads])))
+
+
+def ratio(wanted: Spread, had: Spread) -> Tensor:
+    """Return what each channel has to be multiplied by, [N]."""
+    least = LEAST_SPREAD * had.std.mean() + 1e-12
+    return torch.where(had.std > least, wanted.std / had.std.clamp_min(1e-12), 1.0)
+
+
+@torch.no_grad()
+def spreads(
+    model: nn.Module,
+    state: State,
+    names: Iterable[str],
+    images: Sequence[Tensor],
+    wanted: Mapping[str, Spread] | None = None,
+) -> dict[str, Spread]:
+    """Measure the outputs of some layers of a net; with `wanted` each layer is mended before the next one sees it."""
+    model.load_state_dict(dict(state))
+    model.eval()
+    sums: dict[str, list[Tensor]] = {}
+
+    def hook(name: str) -> Callable[..., Tensor | None]:
+        def look(module: nn.Module, _: object, output: Tensor) -> Tensor | None:
+            channels = 1 if isinstance(module, nn.Conv2d) else output.dim() - 1
+            flat = output.movedim(channels, 0).flatten(1).double()
+            part = torch.stack([flat.sum(1), flat.square().sum(1), torch.full_like(flat[:, 0], flat.shape[1])])
+            sums.setdefault(name, []).append(part)
+            if wanted is None:
+                return None
+            own = _spread(part)
+            shape = [-1 if i == channels else 1 for i in range(output.dim())]
+            factor = ratio(wanted[name], own)
+            shift = wanted[name].mean if module.bias is not None else own.mean * factor
+            return ((output - own.mean.reshape(shape)) * factor.reshape(shape) + shift.reshape(shape)).to(output.dtype)
+
+        return look
+
+    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    for x in images:
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return {name: _spread(torch.stack(parts).sum(0)) for name, parts in sums.items()}
+
+
+def _spread(sums: Tensor) -> Spread:
+    mean = sums[0] / sums[2]
+    return Spread(mean.float(), (sums[1] / sums[2] - mean.square()).clamp_min(0).sqrt().float())
