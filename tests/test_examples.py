@@ -150,3 +150,30 @@ def test_figures_of_silo_teachers_are_averaged_over_seeds_then_pairs() -> None:
     # The best heuristic by its mean is FedAvg, though the other one is best on one pair.
     assert "VGG-11 (BatchNorm), K = 3: generator vgg, data-free - best heuristic: +10.0 ± 50.8" in lines
     assert "VGG-11 (BatchNorm), K = 3: generator vgg, data-free: 70 % of the gap from soup to ensemble" in lines
+
+
+def test_the_benchmark_of_a_training_step_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    import generator_step
+
+    monkeypatch.setattr(generator_step, "IMAGES", 4)
+    device = torch.device("cpu")
+    ground = generator_step.make_ground("vgg11_bn_cifar", device)
+    generator_step.student_alone(ground)
+    for preset in generator_step.GOALS:
+        generator_step.whole_step(ground, preset, device)()
+
+
+def test_rules_that_trust_a_teacher_less_which_stands_apart() -> None:
+    from heuristics import robust_heuristics
+
+    sound = [
+        {"a": torch.tensor([1.0, 2.0, 3.0]) + 0.01 * torch.eye(3)[i], "num_batches_tracked": torch.tensor(5)}
+        for i in range(3)
+    ]
+    bad = {"a": torch.tensor([9.0, -9.0, 0.0]), "num_batches_tracked": torch.tensor(5)}
+    average = sum(s["a"] for s in (*sound, bad)) / 4
+    mean = sum(s["a"] for s in sound) / 3
+    for name, student in robust_heuristics([*sound, bad]).items():
+        assert (student["a"] - mean).norm() < 0.9 * (average - mean).norm(), name
+        assert student["num_batches_tracked"] == 5

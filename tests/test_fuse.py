@@ -497,7 +497,9 @@ def test_data_without_a_training_split(wfcli: Cli, tiny_teachers: TinyTeachers, 
     states = [{name: v + 0.01 * torch.randn_like(v) for name, v in base.items()} for _ in range(2)]
     teachers = (*saved(tmp_path, states), "--arch", "vit_tiny_cifar", "--arch-arg", "width=0.34")
     generator = save_untrained(tmp_path / "mine", norms=("layer",))
-    ran = wfcli("fuse", *teachers, "--generator", generator, "--data", tmp_path / "data", "-o", out, "--batch-size", "3")
+    ran = wfcli(
+        "fuse", *teachers, "--generator", generator, "--data", tmp_path / "data", "-o", out, "--batch-size", "3"
+    )
     assert ran.code == 0
 
 
