@@ -10,23 +10,17 @@ T teachers of a set.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import heuristics
-import torch
-from cifar_table import calibrated, machine, top1
+from cifar_table import calibrated, top1
 from look_inside import look
-from silo_table import KINDS, Figures, Pair, known, leading, note, one_shot, open_bench
+from silo_table import KINDS, Figures, Pair, known, leading, note, one_shot, open_bench, trained, write_figures
 
 from wfcli.core.generator import WeightFormer
-from wfcli.core.generator_files import load_generator
-from wfcli.core.outputs import write_json
 from wfcli.core.zoo import Zoo
-from wfcli.engine.provenance import made_by
 
 TESTS = ("same-test-00", "same-test-01", "same-test-02", "same-cifar10")
 COUNTS = (2, 4, 8)
@@ -45,13 +39,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON")
     options = parser.parse_args()
     zoos = options.runs / options.kind
-    loaded = {
-        folder.name: load_generator(folder, folder.name)
-        for folder in sorted((options.runs / "generators").iterdir())
-        if (folder / "model.safetensors").exists() and concerns(folder.name, options.kind)
-    }
-    generators = {name: generator for name, (generator, _) in loaded.items()}
-    digests = {name: digest for name, (_, digest) in loaded.items()}
+    generators, digests = trained(options.runs, lambda name: concerns(name, options.kind))
     done = known(options.output, digests)
     for name in TESTS:
         bench = open_bench(zoos / name)
@@ -61,14 +49,7 @@ def main() -> None:
             one_shot(pair, generators, done, first, probes=False)
             robust(pair, done)
             note_weights(pair, zoos / name, generators, done)
-            result = {
-                **made_by("same_table", bench.zoo.architecture, 0),
-                "date": date.today().isoformat(),
-                "machine": f"{machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-                "generators": digests,
-                "figures": done,
-            }
-            write_json(options.output, result)
+            write_figures(options.output, "same_table", bench.zoo.architecture, digests, done)
         print(f"{name}: done", flush=True)
 
 

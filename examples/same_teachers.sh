@@ -28,14 +28,6 @@ zoos() { # KIND
         --count 16 --epochs 6 --seed 600 --images-per-teacher 4000 --faults "$BAD" -o "$RUNS/$1/same-cifar10"
 }
 
-generator() { # NAME SEED STEPS KINDS ZOOS OPTIONS...
-    local name=$1 seed=$2 steps=$3 kind zoo zoos=()
-    for kind in $4; do for zoo in $5; do zoos+=(--zoo "$RUNS/$kind/$zoo-*"); done; done
-    shift 5
-    stage "$RUNS/generators/$name-$seed/model.safetensors" wfcli train-generator "${zoos[@]}" --steps "$steps" --batch-size 128 \
-        --seed "$seed" --resume "$@" -o "$RUNS/generators/$name-$seed"
-}
-
 generators() { # SEED
     generator same-vgg "$1" 1000 vgg same-task
     generator both-vgg "$1" 1500 vgg "task same-task"

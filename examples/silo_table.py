@@ -24,7 +24,7 @@ import torch
 from cifar_table import BATCH, Bench, State, calibrated, fused, greedy_soup, log_probs, machine, refitted, top1
 from torch import Tensor
 
-from wfcli.core.architectures import build_model, head_keys, input_config
+from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
 from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.data import Images, iterate, load_images
 from wfcli.core.generator import WeightFormer
@@ -81,25 +81,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON")
     options = parser.parse_args()
     zoos = options.runs / options.kind
-    loaded = {
-        folder.name: load_generator(folder, folder.name)
-        for folder in sorted((options.runs / "generators").iterdir())
-        if (folder / "model.safetensors").exists() and concerns(folder.name, options.kind)
-    }
-    generators = {name: generator for name, (generator, _) in loaded.items()}
-    digests = {name: digest for name, (_, digest) in loaded.items()}
+    generators, digests = trained(options.runs, lambda name: concerns(name, options.kind))
     done = known(options.output, digests)
     arch = read_zoo(zoos / TESTS[0]).architecture
 
     def keep() -> None:
-        result = {
-            **made_by("silo_table", arch, 0),
-            "date": date.today().isoformat(),
-            "machine": f"{machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-            "generators": digests,
-            "figures": done,
-        }
-        write_json(options.output, result)
+        write_figures(options.output, "silo_table", arch, digests, done)
 
     kinds = (options.kind, "all", f"no-{options.kind}")
     usual = {name: generator for name, generator in generators.items() if own_kind(name) in kinds}
@@ -137,6 +124,28 @@ def main() -> None:
                 unlabelled(pair, first, done)
                 keep()
         print(f"{name}, unlabelled images: done", flush=True)
+
+
+def trained(runs: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, WeightFormer], dict[str, str]]:
+    """Load the finished generators of a work folder whose names are wanted: by name, and their digests."""
+    loaded = {
+        folder.name: load_generator(folder, folder.name)
+        for folder in sorted((runs / "generators").iterdir())
+        if (folder / "model.safetensors").exists() and wanted(folder.name)
+    }
+    return {name: one for name, (one, _) in loaded.items()}, {name: digest for name, (_, digest) in loaded.items()}
+
+
+def write_figures(output: Path, made: str, arch: Architecture, digests: Mapping[str, str], done: Figures) -> None:
+    """Write all that is known so far, with what it was made by and on."""
+    result = {
+        **made_by(made, arch, 0),
+        "date": date.today().isoformat(),
+        "machine": f"{machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "generators": digests,
+        "figures": done,
+    }
+    write_json(output, result)
 
 
 def known(output: Path, digests: Mapping[str, str]) -> Figures:
