@@ -9,7 +9,6 @@ T teachers of a set.
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import heuristics
 from cifar_table import calibrated, top1
 from look_inside import look
-from silo_table import KINDS, Figures, Pair, known, leading, note, one_shot, open_bench, trained, write_figures
+from silo_table import Figures, Pair, known, leading, note, one_shot, open_bench, parse, trained, write_figures
 
 from wfcli.core.generator import WeightFormer
 from wfcli.core.zoo import Zoo
@@ -33,11 +32,7 @@ ONE_BAD = ("vgg",)  # the kinds of nets with sets of one bad teacher of each kin
 
 def main() -> None:
     """Fill in what is missing of the figures of one kind of net."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="the work folder of silo_teachers.sh")
-    parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="JSON")
-    options = parser.parse_args()
+    options = parse(__doc__)
     zoos = options.runs / options.kind
     generators, digests = trained(options.runs, lambda name: concerns(name, options.kind))
     done = known(options.output, digests)

@@ -75,11 +75,7 @@ class Pair:
 
 def main() -> None:
     """Fill in what is missing of the figures of one kind of net."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="the work folder of silo_teachers.sh")
-    parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="JSON")
-    options = parser.parse_args()
+    options = parse(__doc__)
     zoos = options.runs / options.kind
     generators, digests = trained(options.runs, lambda name: concerns(name, options.kind))
     done = known(options.output, digests)
@@ -124,6 +120,15 @@ def main() -> None:
                 unlabelled(pair, first, done)
                 keep()
         print(f"{name}, unlabelled images: done", flush=True)
+
+
+def parse(description: str | None) -> argparse.Namespace:
+    """Read the options of a table's script."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--runs", type=Path, required=True, help="the work folder of silo_teachers.sh")
+    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON")
+    return parser.parse_args()
 
 
 def trained(runs: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, WeightFormer], dict[str, str]]:

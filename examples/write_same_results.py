@@ -13,9 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from write_silo_results import KINDS, Rows, Values, figure, rows_of
+from write_silo_results import HERE, KINDS, Rows, Values, figure, rows_of
 
-HERE = Path(__file__).parent
 RULES = ("FedAvg", "distance from", "head rows", "agreement with", "median")
 COUNTS = (2, 4, 8)
 BAD = (1, 2, 4, 6)
