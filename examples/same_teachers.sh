@@ -8,8 +8,8 @@
 #               all kinds together
 #   tables      sets of 2, 4 and 8 teachers, sound ones, any, and with so many bad ones: students, baselines, controls
 #
-# About an hour and a half of training and half an hour of tables on two cores. A stage is skipped when its output is
-# there; an interrupted one goes on.
+# Not yet run to its end: the VGG's zoos take twenty minutes of one core. A stage is skipped when its output is there; an
+# interrupted one goes on.
 # Usage: examples/same_teachers.sh [WORK_FOLDER [STEP]]     (default runs/silos; DATA=../shared/data)
 # A step is one of the functions below with its arguments: zoos vit, generators 0, tables resnet.
 set -euo pipefail

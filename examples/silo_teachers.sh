@@ -8,7 +8,7 @@
 #               half an hour of twice the steps for all kinds, is not part of the whole)
 #   tables      K = 3 and 6 (10 for the VGG), five subsets of each test task's teachers: students, baselines, controls
 #
-# About two hours of training and one of tables on two cores. A stage is skipped when its output is there; an
+# About two hours of training and two and a half of tables on two cores. A stage is skipped when its output is there; an
 # interrupted one goes on.
 # Usage: examples/silo_teachers.sh [WORK_FOLDER [STEP]]     (default runs/silos; DATA=../shared/data)
 # A step is one of the functions below with its arguments: zoos vit, generator vgg 0 1000 vgg task, tables resnet.

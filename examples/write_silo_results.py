@@ -228,7 +228,12 @@ def joint(results: Mapping[str, Any]) -> str:
         if rows:
             each = ", ".join(f"{task} {100 * value:.1f}" for task, value in rows.items())
             who = f"One {KINDS[kind]} trained on the images of all teachers of the task"
-            lines.append(f"\n{who}: mean {figure(list(rows.values()))} ({each}).\n")
+            passes = [rows_of(result, "dirichlet 0.3", count)[f"generator {kind}, data-free"] for count in (3, 6)]
+            levels = [fmean(v for pair, v in own.items() if pair.split("/")[0] in rows) for own in passes]
+            one = " and ".join(f"{100 * level:.1f}" for level in levels)
+            lines.append(
+                f"\n{who}: mean {figure(list(rows.values()))} ({each}); one pass on these, K = 3 and 6: {one}.\n"
+            )
     return "".join(lines)
 
 
