@@ -91,6 +91,10 @@ train-generator
   --zoo required repeat
   -o --output required
   --preset = universal (universal weightformer specialised)
+  --init
+  --train = all (all mixing prior)
+  --width
+  --blocks
   --attention
   --mask --no-mask
   --flow --no-flow switch
