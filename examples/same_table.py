@@ -10,6 +10,7 @@ T teachers of a set.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,10 +24,8 @@ from wfcli.core.zoo import Zoo
 
 TESTS = ("same-test-00", "same-test-01", "same-test-02", "same-cifar10")
 COUNTS = (2, 4, 8)
-SUBSETS = {"vgg": 5, "resnet": 3, "vit": 3}  # of any teachers
-SOUND_SUBSETS = {"vgg": 3, "resnet": 1, "vit": 1}
+SUBSETS = {"any": 3, "sound": 2}
 BAD = (1, 2, 4, 6)  # of eight
-DRAWS = {"vgg": 2, "resnet": 1, "vit": 1}
 ONE_BAD = ("vgg",)  # the kinds of nets with sets of one bad teacher of each kind among four
 
 
@@ -50,10 +49,8 @@ def main() -> None:
 
 def concerns(generator: str, kind: str) -> bool:
     """Tell whether a generator is in the tables: trained on silos alone, on the same data alone, or on both."""
-    return generator.rpartition("-")[0] in (f"same-{kind}", f"both-{kind}", "both") or generator in (
-        f"{kind}-0",
-        "all-0",
-    )
+    own = (f"same-{kind}-0", f"both-{kind}-0", "all-0")
+    return re.fullmatch(r"both-\d", generator) is not None or generator in own
 
 
 def sets(zoo: Zoo, kind: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -61,18 +58,17 @@ def sets(zoo: Zoo, kind: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     faults = [str(teacher.recipe.get("fault", "none")) for teacher in zoo.teachers]
     sound = [i for i, fault in enumerate(faults) if fault == "none"]
     bad = [i for i, fault in enumerate(faults) if is_bad(fault)]
-    for group, pool, subsets in (("sound", sound, SOUND_SUBSETS[kind]), ("any", range(len(faults)), SUBSETS[kind])):
+    for group, pool in (("sound", sound), ("any", range(len(faults)))):
         for count in COUNTS:
             draw = random.Random(count)
-            for _ in range(subsets if count < len(pool) else 1):
+            for _ in range(SUBSETS[group] if count < len(pool) else 1):
                 yield group, tuple(sorted(draw.sample(pool, count)))
     for number in BAD:
         draw = random.Random(number)
-        for _ in range(DRAWS[kind]):
-            yield f"{number} bad", tuple(sorted(draw.sample(sound, 8 - number) + draw.sample(bad, number)))
-    for i in [i for i in range(len(faults)) if i not in sound and kind in ONE_BAD]:
-        draw = random.Random(i)
-        yield f"one bad: {faults[i]}", tuple(sorted([*draw.sample(sound, 3), i]))
+        yield f"{number} bad", tuple(sorted(draw.sample(sound, 8 - number) + draw.sample(bad, number)))
+    for fault in sorted(set(faults) - {"none"}) if kind in ONE_BAD else ():
+        i = faults.index(fault)
+        yield f"one bad: {fault}", tuple(sorted([*random.Random(i).sample(sound, 3), i]))
 
 
 def is_bad(fault: str) -> bool:

@@ -13,20 +13,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from write_silo_results import HERE, KINDS, Rows, Values, figure, rows_of
+from write_silo_results import HERE, HEURISTICS, KINDS, Rows, Values, figure, rows_of
 
-RULES = ("FedAvg", "distance from", "head rows", "agreement with", "median")
+# The rules of thumb, and those that trust teachers less which stand apart: by how their rows begin.
+SIMPLE = (*HEURISTICS[::2], "distance from the mean ^1", "distance from the mean ^2", "distance from the mean ^4")
+ROBUST = ("distance from the mean ^-", "agreement with", "median")
 COUNTS = (2, 4, 8)
 BAD = (1, 2, 4, 6)
-# Row of the tables -> row of the figures; {kind} is the kind of the net, None the best of the rules.
+# Row of the tables -> row of the figures, or how those begin of which the best is taken; {kind} is the kind of the net.
 ROWS = {
     "mean single": "mean single",
     "best single (by validation)": "best single (by validation)",
     "soup, data-free": "soup, data-free",
     "soup, calibrated": "soup, calibrated",
     "greedy soup, calibrated": "greedy soup, calibrated",
-    "best of fourteen simple rules (chosen here), calibrated": None,
-    "generator trained on silos alone, data-free": "generator {kind}, data-free",
+    "best of nine simple rules (chosen here), calibrated": SIMPLE,
+    "best of five robust rules (chosen here), calibrated": ROBUST,
+    "one generator, silos alone, data-free": "generator all, data-free",
+    "one generator, silos alone, calibrated": "generator all, calibrated",
     "generator trained on the same data alone, data-free": "generator same-{kind}, data-free",
     "generator trained on both, data-free": "generator both-{kind}, data-free",
     "generator trained on both, calibrated": "generator both-{kind}, calibrated",
@@ -91,12 +95,16 @@ def page(results: Mapping[str, Any]) -> str:
 
 def named(rows: Rows, kind: str) -> dict[str, Values]:
     """Return the rows of a table by the names they have there."""
-    best = max((v for name, v in rows.items() if name.startswith(RULES)), key=lambda v: fmean(v.values()), default={})
-    return {
-        label: best if row is None else rows.get(row.format(kind=kind), {})
+    found = {
+        label: rows.get(row.format(kind=kind), {}) if isinstance(row, str) else best_of(rows, row)
         for label, row in ROWS.items()
-        if row is None or row.format(kind=kind) in rows
     }
+    return {label: values for label, values in found.items() if values}
+
+
+def best_of(rows: Rows, begin: tuple[str, ...]) -> Values:
+    """Return the row with the highest mean on the test images: an advantage that no user has."""
+    return max((v for name, v in rows.items() if name.startswith(begin)), key=lambda v: fmean(v.values()), default={})
 
 
 def table(columns: Mapping[str, Rows]) -> str:
@@ -140,7 +148,8 @@ def differences(results: Mapping[str, Any]) -> list[str]:
                     where = f"{KINDS[kind]}, {group}, K = {count}: {name.strip('*')}, {way}"
                     for other in (
                         f"soup, {way}",
-                        "best of fourteen simple rules (chosen here), calibrated",
+                        "best of nine simple rules (chosen here), calibrated",
+                        "best of five robust rules (chosen here), calibrated",
                         "ensemble",
                     ):
                         apart = [own[key] - rows[other][key] for key in own if key in rows[other]]
