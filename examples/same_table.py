@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import heuristics
-from cifar_table import calibrated, top1
+from bench import calibrated, top1
 from look_inside import look
 from silo_table import Figures, Pair, known, leading, note, one_shot, open_bench, parse, trained, write_figures
 
@@ -33,7 +33,7 @@ def main() -> None:
     """Fill in what is missing of the figures of one kind of net."""
     options = parse(__doc__)
     zoos = options.runs / options.kind
-    generators, digests = trained(options.runs, lambda name: concerns(name, options.kind))
+    generators, digests = trained(options.runs / "generators", lambda name: concerns(name, options.kind))
     done = known(options.output, digests)
     for name in TESTS:
         bench = open_bench(zoos / name)

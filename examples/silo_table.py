@@ -21,7 +21,7 @@ from statistics import fmean
 
 import heuristics
 import torch
-from cifar_table import BATCH, Bench, State, calibrated, fused, greedy_soup, log_probs, machine, refitted, top1
+from bench import BATCH, Bench, State, calibrated, fused, greedy_soup, log_probs, machine, refitted, top1
 from torch import Tensor
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
@@ -77,7 +77,7 @@ def main() -> None:
     """Fill in what is missing of the figures of one kind of net."""
     options = parse(__doc__)
     zoos = options.runs / options.kind
-    generators, digests = trained(options.runs, lambda name: concerns(name, options.kind))
+    generators, digests = trained(options.runs / "generators", lambda name: concerns(name, options.kind))
     done = known(options.output, digests)
     arch = read_zoo(zoos / TESTS[0]).architecture
 
@@ -131,11 +131,11 @@ def parse(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def trained(runs: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, WeightFormer], dict[str, str]]:
-    """Load the finished generators of a work folder whose names are wanted: by name, and their digests."""
+def trained(place: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, WeightFormer], dict[str, str]]:
+    """Load the finished generators in a folder whose names are wanted: by name, and their digests."""
     loaded = {
         folder.name: load_generator(folder, folder.name)
-        for folder in sorted((runs / "generators").iterdir())
+        for folder in sorted(place.iterdir())
         if (folder / "model.safetensors").exists() and wanted(folder.name)
     }
     return {name: one for name, (one, _) in loaded.items()}, {name: digest for name, (_, digest) in loaded.items()}
@@ -171,17 +171,19 @@ def concerns(generator: str, kind: str) -> bool:
     return generator.startswith((f"{kind}-", "all-", f"no-{kind}-"))
 
 
-def open_bench(folder: Path) -> Bench:
-    """Read a test zoo and its images; the teachers answer validation and test images once."""
+def open_bench(folder: Path, teachers: range | None = None, images: int = TEST_IMAGES) -> Bench:
+    """Read a test zoo, or some of its teachers, and its images; the teachers answer validation and test images once."""
     zoo = read_zoo(folder)
+    if teachers is not None:
+        zoo = replace(zoo, teachers=tuple(zoo.teachers[number] for number in teachers))
     settings = input_config(zoo.architecture)
     validation = load_images(zoo.data, "validation", settings.size, limit=TEST_IMAGES)
-    test = load_images(zoo.data, "test", settings.size, limit=TEST_IMAGES)
+    test = load_images(zoo.data, "test", settings.size, limit=images)
     train = load_images(zoo.data, "generator", settings.size, limit=max(UNLABELLED))  # no teacher has seen them
     model = build_model(zoo.architecture, len(zoo.class_names)).to(memory_format=torch.channels_last)
     states = [dict(open_checkpoint(path)) for path in zoo.paths]
     head, later = head_keys(zoo.architecture), torch.empty(0)
-    bench = Bench(zoo, model, head, states, train, validation, test, later, later, views(train, zoo), [], later)
+    bench = Bench(zoo, model, head, states, train, validation, test, later, later, views(train, zoo))
     bench.validation_log_probs = torch.stack([log_probs(bench, state, validation) for state in states])
     bench.test_log_probs = torch.stack([log_probs(bench, state, test) for state in states])
     return bench
