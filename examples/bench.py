@@ -27,14 +27,14 @@ from wfcli.core.metrics import score
 from wfcli.core.plan import plan_layers
 from wfcli.core.probes import probe_images
 from wfcli.core.tokens import row_products, to_tokens
-from wfcli.core.training import Loss, cosine_rate, make_optimiser, train_step
+from wfcli.core.training import Loss, cosine_rate, make_optimiser, train_step, usual_optimiser
 from wfcli.core.zoo import Zoo
 from wfcli.engine import lineup
-from wfcli.engine.finetune import FinetuneConfig
+from wfcli.engine.finetune import FinetuneConfig, settled
 from wfcli.engine.hooks import Silent
 from wfcli.engine.polish import Nets, refit_head
 
-RATES = (0.003, 0.01, 0.03)
+RATES = {"sgd": (0.003, 0.01, 0.03), "adamw": (1e-4, 3e-4, 1e-3)}
 PROBES = 2000
 BATCH = 256
 State = dict[str, Tensor]
@@ -139,9 +139,10 @@ def prior_alone(generator: WeightFormer) -> WeightFormer:
 
 def distilled(bench: Bench, start: Mapping[str, Tensor], index: Sequence[int], rate: float) -> State:
     """Take the steps of `wfcli finetune` from `start`, distilling the teachers in `index`; return where they end."""
-    options = FinetuneConfig("", (), bench.zoo.architecture, bench.zoo.data, len(bench.batches), Path())
+    options = settled(FinetuneConfig("", (), bench.zoo.architecture, bench.zoo.data, len(bench.batches), Path()))
+    assert options.weight_decay is not None
     model = load(bench, start)
-    optimiser = make_optimiser(model, options.weight_decay)
+    optimiser = make_optimiser(model, options.weight_decay, usual_optimiser(model))
     objective = Loss(options.ce_weight, options.distill_weight, options.temperature)
     wanted = bench.answers[list(index)].mean(0)
     autocast = training_autocast(torch.device("cpu"), model)
@@ -154,7 +155,10 @@ def distilled(bench: Bench, start: Mapping[str, Tensor], index: Sequence[int], r
 
 def best_rate(bench: Bench, start: Mapping[str, Tensor], index: Sequence[int]) -> float:
     """Choose the distillation rate on the validation split."""
-    found = {rate: top1(bench, distilled(bench, start, index, rate), bench.validation) for rate in RATES}
+    found = {
+        rate: top1(bench, distilled(bench, start, index, rate), bench.validation)
+        for rate in RATES[usual_optimiser(bench.model)]
+    }
     return max(found, key=lambda rate: found[rate])
 
 

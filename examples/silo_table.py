@@ -84,7 +84,7 @@ def main() -> None:
     def keep() -> None:
         write_figures(options.output, "silo_table", arch, digests, done)
 
-    kinds = (options.kind, "all", f"no-{options.kind}")
+    kinds = (options.kind, "all", "both", f"no-{options.kind}")
     usual = {name: generator for name, generator in generators.items() if own_kind(name) in kinds}
     for name in TESTS:
         bench = open_bench(zoos / name)
@@ -95,7 +95,7 @@ def main() -> None:
                     mechanisms(pair, {n: g for n, g in generators.items() if n not in usual}, done)
             keep()
             print(f"{name}, K = {count}: done", flush=True)
-    some = {name: generator for name, generator in usual.items() if own_kind(name) in (options.kind, "all")}
+    some = {name: generator for name, generator in usual.items() if not name.startswith("no-")}
     for group, names in SHARES.items():
         for name in (name for name in names if (zoos / name / "zoo.json").exists()):
             bench = open_bench(zoos / name)
@@ -167,8 +167,8 @@ def known(output: Path, digests: Mapping[str, str]) -> Figures:
 
 
 def concerns(generator: str, kind: str) -> bool:
-    """Tell whether a generator is in the tables of a kind: made for it, for all, or for all but it."""
-    return generator.startswith((f"{kind}-", "all-", f"no-{kind}-"))
+    """Tell whether a generator is in the tables of a kind: made it, all kinds (also on same data), or all but it."""
+    return generator.startswith((f"{kind}-", "all-", f"no-{kind}-")) or own_kind(generator) == "both"
 
 
 def open_bench(folder: Path, teachers: range | None = None, images: int = TEST_IMAGES) -> Bench:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from write_silo_results import HERE, HEURISTICS, KINDS, Rows, Values, figure, rows_of
+from write_silo_results import HERE, HEURISTICS, KINDS, Rows, Values, best_of, figure, rows_of
 
 # The rules of thumb, and those that trust teachers less which stand apart: by how their rows begin.
 SIMPLE = (*HEURISTICS[::2], "distance from the mean ^1", "distance from the mean ^2", "distance from the mean ^4")
@@ -40,6 +40,11 @@ ROWS = {
     "control: one generator for all, destroyed teachers": "control: generator both, destroyed teachers",
     "ensemble": "ensemble",
 }
+COMPARED = (
+    "best of nine simple rules (chosen here), calibrated",
+    "best of five robust rules (chosen here), calibrated",
+    "ensemble",
+)
 HEAD = """# examples/same_teachers.sh: all tables
 
 Top-1 in %. Teachers that all saw the same images of a new task (three tasks of CIFAR-100 classes that no generator and
@@ -102,11 +107,6 @@ def named(rows: Rows, kind: str) -> dict[str, Values]:
     return {label: values for label, values in found.items() if values}
 
 
-def best_of(rows: Rows, begin: tuple[str, ...]) -> Values:
-    """Return the row with the highest mean on the test images: an advantage that no user has."""
-    return max((v for name, v in rows.items() if name.startswith(begin)), key=lambda v: fmean(v.values()), default={})
-
-
 def table(columns: Mapping[str, Rows]) -> str:
     """Write rows under the given names."""
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
@@ -146,12 +146,7 @@ def differences(results: Mapping[str, Any]) -> list[str]:
                     if not own:
                         continue
                     where = f"{KINDS[kind]}, {group}, K = {count}: {name.strip('*')}, {way}"
-                    for other in (
-                        f"soup, {way}",
-                        "best of nine simple rules (chosen here), calibrated",
-                        "best of five robust rules (chosen here), calibrated",
-                        "ensemble",
-                    ):
+                    for other in (name for name in (f"soup, {way}", *COMPARED) if name in rows):
                         apart = [own[key] - rows[other][key] for key in own if key in rows[other]]
                         lines.append(f"{where} - {other}: {figure(apart, '+')}")
                     lines.append(f"{where} - soup, worst task: {100 * worst_task(own, rows[f'soup, {way}']):+.1f}")

@@ -409,8 +409,27 @@ Warmup = Annotated[
         "--warmup", metavar="X", min=0, max=1, help="Share of the steps that warm up.", rich_help_panel=TRAINING
     ),
 ]
+FinetuneRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        metavar="X",
+        min=0,
+        help="Peak learning rate. [dim]\\[default: 0.01, with adamw 0.0003][/]",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
+]
 WeightDecay = Annotated[
-    float, typer.Option("--weight-decay", metavar="X", min=0, help="Weight decay.", rich_help_panel=TRAINING)
+    float | None,
+    typer.Option(
+        "--weight-decay",
+        metavar="X",
+        min=0,
+        help="Weight decay. [dim]\\[default: 0.0005, with adamw 0.05][/]",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
 ]
 ValidateEvery = Annotated[
     int,

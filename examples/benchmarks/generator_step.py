@@ -25,9 +25,9 @@ from wfcli.core.generator import WeightFormer
 from wfcli.core.generator_config import PRESETS, WeightFormerConfig
 from wfcli.core.plan import plan_layers
 from wfcli.core.votes import presence
+from wfcli.engine.building import RAW_LIMIT
 from wfcli.engine.generator_run import CE_WEIGHT
 from wfcli.engine.provenance import made_by
-from wfcli.engine.train_generator import RAW_LIMIT
 
 TEACHERS, IMAGES, CLASSES = 4, 256, 10
 GOALS = {"universal": 0.5, "weightformer": 1.5}
