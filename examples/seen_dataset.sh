@@ -40,11 +40,11 @@ other() { case $1 in cifar10) echo cifar100 ;; cifar100) echo cifar10 ;; esac }
 
 # Rates of base and teachers: such that the teachers stay in one basin.
 zoo() { # NET DATASET
-    local base=$RUNS/$1-$2/base rate=0.1 rates=0.03
-    [ "$1" = vgg ] || { rate=0.002 rates=0.0006; }
+    local base=$RUNS/$1-$2/base rate=0.1 rates=0.03 some=()
+    [ "$1" = vgg ] || { rate=0.002 rates=0.0006 some=(--images-per-teacher 10000); }
     stage "$base/zoo.json" wfcli train-teachers $(net "$1") $(images "$(other "$2")") --count 1 --same-recipe --epochs 15 --lr "$rate" -o "$base"
     stage "$RUNS/$1-$2/teachers/zoo.json" wfcli train-teachers $(net "$1") $(images "$2") --init "$base/teacher-00.safetensors" \
-        --count 22 --epochs 6 --lr "$rates" --seed 700 -o "$RUNS/$1-$2/teachers"
+        --count 22 --epochs 6 --lr "$rates" --seed 700 "${some[@]}" -o "$RUNS/$1-$2/teachers"
 }
 
 one() { # NET DATASET NAME SEED STEPS OPTIONS...
