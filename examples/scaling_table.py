@@ -27,6 +27,8 @@ def main() -> None:
     options = parser.parse_args()
     generators, digests = trained(options.runs / "scaling", lambda name: True)
     done = known(options.output, digests)
+    for name, generator in generators.items():
+        done[f"parameters/{name}"] = sum(p.numel() for p in generator.parameters())
     for name in TESTS:
         bench = open_bench(options.runs / "vgg" / name)
         for count in COUNTS:

@@ -223,3 +223,20 @@ def test_figures_of_teachers_of_the_same_data() -> None:
     assert f"{name}best of nine simple rules (chosen here), calibrated: +26.0" in lines
     assert f"{name}best of five robust rules (chosen here), calibrated: -4.0" in lines
     assert "| 2 | 25.0 % | 10.0 % |" in page({"vgg": result})
+
+
+def test_gains_of_scaling_are_over_the_soup_of_the_same_set() -> None:
+    from plot_scaling import gains, lines, picture
+
+    figures = {"parameters/tasks-10-0": 22000.0}
+    for count in (3, 6):
+        for number, soup in enumerate((0.4, 0.5)):
+            place = f"dirichlet 0.3/test-00/{count}/{number}"
+            figures |= {f"{place}/soup, data-free": soup, f"{place}/ensemble": soup + 0.3}
+            figures |= {f"{place}/generator tasks-10-{seed}, data-free": soup + 0.1 + 0.1 * seed for seed in (0, 1)}
+    result = {"figures": figures}
+    assert gains(result, 3)["tasks-10"] == pytest.approx(
+        dict.fromkeys((f"dirichlet 0.3/test-00/3/{n}" for n in (0, 1)), 0.15)
+    )
+    assert "K = 6: tasks-10 (22,000 parameters): +15.0 ± 0.0" in lines(result)
+    assert len(picture(result).axes) == 3
