@@ -89,7 +89,6 @@ def look(generator: WeightFormer, folder: Path, index: list[int]) -> Look:
     ]
     state = generator.start(len(states))
     names, unequal, head_weights, gate = [], [], torch.empty(0), torch.empty(0)
-    every: list[Tensor] = []
     with torch.no_grad():
         for spec in plan_layers(model, head).specs:
             tokens = to_tokens(spec, states)
@@ -98,7 +97,6 @@ def look(generator: WeightFormer, folder: Path, index: list[int]) -> Look:
             weights = logits[-1][:, :, 0 if spec.weight else 1].softmax(0)  # [T, N]
             entropy = -(weights * weights.clamp_min(1e-12).log()).sum(0) / torch.tensor(float(len(states))).log()
             names.append(spec.name)
-            every.append(weights)
             unequal.append(float(1 - entropy.mean()))
             if spec.kind == "head":
                 deviation = layer_deviation(products)
@@ -106,9 +104,8 @@ def look(generator: WeightFormer, folder: Path, index: list[int]) -> Look:
     for handle in handles:
         handle.remove()
     counts = torch.tensor([zoo.teachers[i].class_counts for i in index], dtype=torch.float32)
-    teachers = torch.cat(every, dim=1).mean(1).tolist()
     given_up = centres[-1][:, :, 0].tanh() * gate
-    return Look(names, teachers, unequal, head_weights, given_up, counts / counts.sum(0).clamp_min(1))
+    return Look(names, state.weights(), unequal, head_weights, given_up, counts / counts.sum(0).clamp_min(1))
 
 
 def picture(one: Look, by_layer: dict[str, float], weights: Tensor, seen: Tensor) -> plt.Figure:

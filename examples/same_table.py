@@ -9,49 +9,31 @@ T teachers of a set.
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
+import re
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import heuristics
-import torch
-from cifar_table import calibrated, machine, top1
+from bench import calibrated, top1
 from look_inside import look
-from silo_table import KINDS, Figures, Pair, known, leading, note, one_shot, open_bench
+from silo_table import Figures, Pair, known, leading, note, one_shot, open_bench, parse, trained, write_figures
 
 from wfcli.core.generator import WeightFormer
-from wfcli.core.generator_files import load_generator
-from wfcli.core.outputs import write_json
 from wfcli.core.zoo import Zoo
-from wfcli.engine.provenance import made_by
 
 TESTS = ("same-test-00", "same-test-01", "same-test-02", "same-cifar10")
 COUNTS = (2, 4, 8)
-SUBSETS = {"vgg": 5, "resnet": 3, "vit": 3}  # of any teachers
-SOUND_SUBSETS = {"vgg": 3, "resnet": 1, "vit": 1}
+SUBSETS = {"any": 3, "sound": 2}
 BAD = (1, 2, 4, 6)  # of eight
-DRAWS = {"vgg": 2, "resnet": 1, "vit": 1}
 ONE_BAD = ("vgg",)  # the kinds of nets with sets of one bad teacher of each kind among four
 
 
 def main() -> None:
     """Fill in what is missing of the figures of one kind of net."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="the work folder of silo_teachers.sh")
-    parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="JSON")
-    options = parser.parse_args()
+    options = parse(__doc__)
     zoos = options.runs / options.kind
-    loaded = {
-        folder.name: load_generator(folder, folder.name)
-        for folder in sorted((options.runs / "generators").iterdir())
-        if (folder / "model.safetensors").exists() and concerns(folder.name, options.kind)
-    }
-    generators = {name: generator for name, (generator, _) in loaded.items()}
-    digests = {name: digest for name, (_, digest) in loaded.items()}
+    generators, digests = trained(options.runs / "generators", lambda name: concerns(name, options.kind))
     done = known(options.output, digests)
     for name in TESTS:
         bench = open_bench(zoos / name)
@@ -61,23 +43,14 @@ def main() -> None:
             one_shot(pair, generators, done, first, probes=False)
             robust(pair, done)
             note_weights(pair, zoos / name, generators, done)
-            result = {
-                **made_by("same_table", bench.zoo.architecture, 0),
-                "date": date.today().isoformat(),
-                "machine": f"{machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-                "generators": digests,
-                "figures": done,
-            }
-            write_json(options.output, result)
+            write_figures(options.output, "same_table", bench.zoo.architecture, digests, done)
         print(f"{name}: done", flush=True)
 
 
 def concerns(generator: str, kind: str) -> bool:
     """Tell whether a generator is in the tables: trained on silos alone, on the same data alone, or on both."""
-    return generator.rpartition("-")[0] in (f"same-{kind}", f"both-{kind}", "both") or generator in (
-        f"{kind}-0",
-        "all-0",
-    )
+    own = (f"same-{kind}-0", f"both-{kind}-0", "all-0")
+    return re.fullmatch(r"both-\d", generator) is not None or generator in own
 
 
 def sets(zoo: Zoo, kind: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -85,18 +58,17 @@ def sets(zoo: Zoo, kind: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     faults = [str(teacher.recipe.get("fault", "none")) for teacher in zoo.teachers]
     sound = [i for i, fault in enumerate(faults) if fault == "none"]
     bad = [i for i, fault in enumerate(faults) if is_bad(fault)]
-    for group, pool, subsets in (("sound", sound, SOUND_SUBSETS[kind]), ("any", range(len(faults)), SUBSETS[kind])):
+    for group, pool in (("sound", sound), ("any", range(len(faults)))):
         for count in COUNTS:
             draw = random.Random(count)
-            for _ in range(subsets if count < len(pool) else 1):
+            for _ in range(SUBSETS[group] if count < len(pool) else 1):
                 yield group, tuple(sorted(draw.sample(pool, count)))
     for number in BAD:
         draw = random.Random(number)
-        for _ in range(DRAWS[kind]):
-            yield f"{number} bad", tuple(sorted(draw.sample(sound, 8 - number) + draw.sample(bad, number)))
-    for i in [i for i in range(len(faults)) if i not in sound and kind in ONE_BAD]:
-        draw = random.Random(i)
-        yield f"one bad: {faults[i]}", tuple(sorted([*draw.sample(sound, 3), i]))
+        yield f"{number} bad", tuple(sorted(draw.sample(sound, 8 - number) + draw.sample(bad, number)))
+    for fault in sorted(set(faults) - {"none"}) if kind in ONE_BAD else ():
+        i = faults.index(fault)
+        yield f"one bad: {fault}", tuple(sorted([*random.Random(i).sample(sound, 3), i]))
 
 
 def is_bad(fault: str) -> bool:

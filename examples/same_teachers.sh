@@ -4,12 +4,12 @@
 #
 #   zoos        examples/zoos/*_same.toml: training zoos with misleading recipes; test zoos of eight sound and eight bad
 #               teachers, three tasks of unseen classes and CIFAR-10
-#   generators  of one kind of net: trained on the same data alone, and on silos and the same data; the latter also of
-#               all kinds together
+#   generators  for all kinds of nets: those of silo_teachers.sh go on, on silos and the same data; for the VGG alone:
+#               trained on the same data alone, and on both
 #   tables      sets of 2, 4 and 8 teachers, sound ones, any, and with so many bad ones: students, baselines, controls
 #
-# About an hour and a half of training and half an hour of tables on two cores. A stage is skipped when its output is
-# there; an interrupted one goes on.
+# Not yet run to its end: the VGG's zoos take twenty minutes of one core. A stage is skipped when its output is there; an
+# interrupted one goes on.
 # Usage: examples/same_teachers.sh [WORK_FOLDER [STEP]]     (default runs/silos; DATA=../shared/data)
 # A step is one of the functions below with its arguments: zoos vit, generators 0, tables resnet.
 set -euo pipefail
@@ -18,7 +18,7 @@ RUNS=${1:-runs/silos}
 DATA=${DATA:-../shared/data}
 shift || true
 [ -d "$DATA/cifar100" ] || { echo "no dataset at $DATA/cifar100; set DATA to the folder that holds it" >&2; exit 1; }
-[ -e "$RUNS/vgg/base/zoo.json" ] || { echo "no base at $RUNS/vgg/base: run examples/silo_teachers.sh first" >&2; exit 1; }
+[ -e "$RUNS/generators/all-2/model.safetensors" ] || { echo "no $RUNS/generators/all-2: run examples/silo_teachers.sh first" >&2; exit 1; }
 source examples/stages.sh
 BAD=none,none,none,none,none,none,none,none,rate,labels,noise,short,labels,noise,rate,long
 
@@ -28,18 +28,11 @@ zoos() { # KIND
         --count 16 --epochs 6 --seed 600 --images-per-teacher 4000 --faults "$BAD" -o "$RUNS/$1/same-cifar10"
 }
 
-generator() { # NAME SEED STEPS KINDS ZOOS OPTIONS...
-    local name=$1 seed=$2 steps=$3 kind zoo zoos=()
-    for kind in $4; do for zoo in $5; do zoos+=(--zoo "$RUNS/$kind/$zoo-*"); done; done
-    shift 5
-    stage "$RUNS/generators/$name-$seed/model.safetensors" wfcli train-generator "${zoos[@]}" --steps "$steps" --batch-size 128 \
-        --seed "$seed" --resume "$@" -o "$RUNS/generators/$name-$seed"
-}
-
 generators() { # SEED
-    generator same-vgg "$1" 1000 vgg same-task
-    generator both-vgg "$1" 1500 vgg "task same-task"
-    generator both "$1" 3600 "vgg resnet vit" "task same-task"
+    generator both "$1" 2400 "vgg resnet vit" "task same-task" --init "$RUNS/generators/all-$1"
+    [ "$1" = 0 ] || return 0
+    generator same-vgg 0 1000 vgg same-task
+    generator both-vgg 0 1500 vgg "task same-task"
 }
 
 tables() { # KIND: goes on where it stopped, and adds what new generators bring

@@ -21,10 +21,10 @@ from statistics import fmean
 
 import heuristics
 import torch
-from cifar_table import BATCH, Bench, State, calibrated, fused, greedy_soup, log_probs, machine, refitted, top1
+from bench import BATCH, Bench, State, calibrated, fused, greedy_soup, log_probs, machine, refitted, top1
 from torch import Tensor
 
-from wfcli.core.architectures import build_model, head_keys, input_config
+from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
 from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.data import Images, iterate, load_images
 from wfcli.core.generator import WeightFormer
@@ -75,33 +75,16 @@ class Pair:
 
 def main() -> None:
     """Fill in what is missing of the figures of one kind of net."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True, help="the work folder of silo_teachers.sh")
-    parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="JSON")
-    options = parser.parse_args()
+    options = parse(__doc__)
     zoos = options.runs / options.kind
-    loaded = {
-        folder.name: load_generator(folder, folder.name)
-        for folder in sorted((options.runs / "generators").iterdir())
-        if (folder / "model.safetensors").exists() and concerns(folder.name, options.kind)
-    }
-    generators = {name: generator for name, (generator, _) in loaded.items()}
-    digests = {name: digest for name, (_, digest) in loaded.items()}
+    generators, digests = trained(options.runs / "generators", lambda name: concerns(name, options.kind))
     done = known(options.output, digests)
     arch = read_zoo(zoos / TESTS[0]).architecture
 
     def keep() -> None:
-        result = {
-            **made_by("silo_table", arch, 0),
-            "date": date.today().isoformat(),
-            "machine": f"{machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-            "generators": digests,
-            "figures": done,
-        }
-        write_json(options.output, result)
+        write_figures(options.output, "silo_table", arch, digests, done)
 
-    kinds = (options.kind, "all", f"no-{options.kind}")
+    kinds = (options.kind, "all", "both", f"no-{options.kind}")
     usual = {name: generator for name, generator in generators.items() if own_kind(name) in kinds}
     for name in TESTS:
         bench = open_bench(zoos / name)
@@ -112,7 +95,7 @@ def main() -> None:
                     mechanisms(pair, {n: g for n, g in generators.items() if n not in usual}, done)
             keep()
             print(f"{name}, K = {count}: done", flush=True)
-    some = {name: generator for name, generator in usual.items() if own_kind(name) in (options.kind, "all")}
+    some = {name: generator for name, generator in usual.items() if not name.startswith("no-")}
     for group, names in SHARES.items():
         for name in (name for name in names if (zoos / name / "zoo.json").exists()):
             bench = open_bench(zoos / name)
@@ -139,6 +122,37 @@ def main() -> None:
         print(f"{name}, unlabelled images: done", flush=True)
 
 
+def parse(description: str | None) -> argparse.Namespace:
+    """Read the options of a table's script."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--runs", type=Path, required=True, help="the work folder of silo_teachers.sh")
+    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON")
+    return parser.parse_args()
+
+
+def trained(place: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, WeightFormer], dict[str, str]]:
+    """Load the finished generators in a folder whose names are wanted: by name, and their digests."""
+    loaded = {
+        folder.name: load_generator(folder, folder.name)
+        for folder in sorted(place.iterdir())
+        if (folder / "model.safetensors").exists() and wanted(folder.name)
+    }
+    return {name: one for name, (one, _) in loaded.items()}, {name: digest for name, (_, digest) in loaded.items()}
+
+
+def write_figures(output: Path, made: str, arch: Architecture, digests: Mapping[str, str], done: Figures) -> None:
+    """Write all that is known so far, with what it was made by and on."""
+    result = {
+        **made_by(made, arch, 0),
+        "date": date.today().isoformat(),
+        "machine": f"{machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "generators": digests,
+        "figures": done,
+    }
+    write_json(output, result)
+
+
 def known(output: Path, digests: Mapping[str, str]) -> Figures:
     """Return the figures of an earlier run, without those of generators that have changed since."""
     if not output.exists():
@@ -153,21 +167,23 @@ def known(output: Path, digests: Mapping[str, str]) -> Figures:
 
 
 def concerns(generator: str, kind: str) -> bool:
-    """Tell whether a generator is in the tables of a kind: made for it, for all, or for all but it."""
-    return generator.startswith((f"{kind}-", "all-", f"no-{kind}-"))
+    """Tell whether a generator is in the tables of a kind: made it, all kinds (also on same data), or all but it."""
+    return generator.startswith((f"{kind}-", "all-", f"no-{kind}-")) or own_kind(generator) == "both"
 
 
-def open_bench(folder: Path) -> Bench:
-    """Read a test zoo and its images; the teachers answer validation and test images once."""
+def open_bench(folder: Path, teachers: range | None = None, images: int = TEST_IMAGES) -> Bench:
+    """Read a test zoo, or some of its teachers, and its images; the teachers answer validation and test images once."""
     zoo = read_zoo(folder)
+    if teachers is not None:
+        zoo = replace(zoo, teachers=tuple(zoo.teachers[number] for number in teachers))
     settings = input_config(zoo.architecture)
     validation = load_images(zoo.data, "validation", settings.size, limit=TEST_IMAGES)
-    test = load_images(zoo.data, "test", settings.size, limit=TEST_IMAGES)
+    test = load_images(zoo.data, "test", settings.size, limit=images)
     train = load_images(zoo.data, "generator", settings.size, limit=max(UNLABELLED))  # no teacher has seen them
     model = build_model(zoo.architecture, len(zoo.class_names)).to(memory_format=torch.channels_last)
     states = [dict(open_checkpoint(path)) for path in zoo.paths]
     head, later = head_keys(zoo.architecture), torch.empty(0)
-    bench = Bench(zoo, model, head, states, train, validation, test, later, later, views(train, zoo), [], later)
+    bench = Bench(zoo, model, head, states, train, validation, test, later, later, views(train, zoo))
     bench.validation_log_probs = torch.stack([log_probs(bench, state, validation) for state in states])
     bench.test_log_probs = torch.stack([log_probs(bench, state, test) for state in states])
     return bench

@@ -8,10 +8,10 @@
 #               half an hour of twice the steps for all kinds, is not part of the whole)
 #   tables      K = 3 and 6 (10 for the VGG), five subsets of each test task's teachers: students, baselines, controls
 #
-# About two hours of training and one of tables on two cores. A stage is skipped when its output is there; an
+# About two hours of training and two and a half of tables on two cores. A stage is skipped when its output is there; an
 # interrupted one goes on.
 # Usage: examples/silo_teachers.sh [WORK_FOLDER [STEP]]     (default runs/silos; DATA=../shared/data)
-# A step is one of the functions below with its arguments: zoos vit, generator vgg 0 1000 vgg, tables resnet.
+# A step is one of the functions below with its arguments: zoos vit, generator vgg 0 1000 vgg task, tables resnet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUNS=${1:-runs/silos}
@@ -37,40 +37,32 @@ zoos() { # KIND
     done
 }
 
-generator() { # NAME SEED STEPS KINDS OPTIONS...
-    local name=$1 seed=$2 steps=$3 kind zoos=()
-    for kind in $4; do zoos+=(--zoo "$RUNS/$kind/task-*"); done
-    shift 4
-    stage "$RUNS/generators/$name-$seed/model.safetensors" wfcli train-generator "${zoos[@]}" --steps "$steps" --batch-size 128 \
-        --seed "$seed" --resume "$@" -o "$RUNS/generators/$name-$seed"
-}
-
 generators() { # SEED: of a Transformer this wide, fewer steps cost as much
-    generator vgg "$1" 1000 vgg
-    generator resnet "$1" 1000 resnet
-    generator vit "$1" 400 vit
-    generator all "$1" 2400 "vgg resnet vit"
+    generator vgg "$1" 1000 vgg task
+    generator resnet "$1" 1000 resnet task
+    generator vit "$1" 400 vit task
+    generator all "$1" 2400 "vgg resnet vit" task
 }
 
 left_out() { # one kind each
-    generator no-vit 0 2000 "vgg resnet"
-    generator no-resnet 0 1300 "vgg vit"
-    generator no-vgg 0 1300 "resnet vit"
+    generator no-vit 0 2000 "vgg resnet" task
+    generator no-resnet 0 1300 "vgg vit" task
+    generator no-vgg 0 1300 "resnet vit" task
 }
 
 longer() { # whether one generator for all kinds lacks steps
-    generator all-long 0 4800 "vgg resnet vit"
+    generator all-long 0 4800 "vgg resnet vit" task
 }
 
 mechanisms() { # SEED: what each of the paper's three mechanisms brings
-    generator vgg-no-flow "$1" 1000 vgg --no-flow
-    generator vgg-shift "$1" 1000 vgg --shift-weight 0.1
-    generator vgg-full "$1" 1000 vgg --attention full
-    generator vgg-full-mask "$1" 1000 vgg --attention full --mask
-    generator vgg-weightformer "$1" 1000 vgg --preset weightformer
-    generator vgg-weightformer-no-flow "$1" 1000 vgg --preset weightformer --no-flow
-    generator vgg-weightformer-no-mask "$1" 1000 vgg --preset weightformer --no-mask
-    generator vgg-weightformer-no-shift "$1" 1000 vgg --preset weightformer --shift-weight 0
+    generator vgg-no-flow "$1" 1000 vgg task --no-flow
+    generator vgg-shift "$1" 1000 vgg task --shift-weight 0.1
+    generator vgg-full "$1" 1000 vgg task --attention full
+    generator vgg-full-mask "$1" 1000 vgg task --attention full --mask
+    generator vgg-weightformer "$1" 1000 vgg task --preset weightformer
+    generator vgg-weightformer-no-flow "$1" 1000 vgg task --preset weightformer --no-flow
+    generator vgg-weightformer-no-mask "$1" 1000 vgg task --preset weightformer --no-mask
+    generator vgg-weightformer-no-shift "$1" 1000 vgg task --preset weightformer --shift-weight 0
 }
 
 tables() { # KIND: goes on where it stopped, and adds what new generators bring

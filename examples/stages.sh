@@ -23,3 +23,11 @@ net() { # KIND
         vit) echo --arch vit_tiny_cifar --arch-arg width=0.67 --arch-arg patch_size=8 ;;
     esac
 }
+
+generator() { # NAME SEED STEPS KINDS ZOOS OPTIONS...
+    local name=$1 seed=$2 steps=$3 kind zoo zoos=()
+    for zoo in $5; do for kind in $4; do zoos+=(--zoo "$RUNS/$kind/$zoo-*"); done; done
+    shift 5
+    stage "$RUNS/generators/$name-$seed/model.safetensors" wfcli train-generator "${zoos[@]}" --steps "$steps" --batch-size 128 \
+        --seed "$seed" --resume "$@" -o "$RUNS/generators/$name-$seed"
+}

@@ -75,13 +75,14 @@ finetune CKPT
   --arch-arg repeat
   --label-column
   --classes
-  --lr = 0.01
+  --optimiser
+  --lr
   --batch-size = 256
   --distill-weight = 1.0
   --ce-weight = 0.5
   --temperature = 1.0
   --warmup = 0.05
-  --weight-decay = 0.0005
+  --weight-decay
   --validate-every = 0
   --resume switch
   --seed = 0
@@ -91,6 +92,10 @@ train-generator
   --zoo required repeat
   -o --output required
   --preset = universal (universal weightformer specialised)
+  --init
+  --train = all (all mixing prior)
+  --width
+  --blocks
   --attention
   --mask --no-mask
   --flow --no-flow switch

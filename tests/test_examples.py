@@ -36,13 +36,10 @@ def _teacher(seed: int) -> dict[str, Tensor]:
     }
 
 
-def test_the_readme_shows_the_committed_results() -> None:
-    from write_results import KNOWLEDGE, README, readme_table
+def test_the_readme_shows_the_committed_results_of_the_seen_dataset() -> None:
+    from write_seen_results import README, ROWS, committed, table
 
-    tables = {}
-    for kind in KNOWLEDGE:
-        tables |= json.loads((EXAMPLES / "results" / f"cifar_fine_tunes_{kind}.json").read_text())["tables"]
-    assert readme_table(tables) in README.read_text(encoding="utf-8"), "run examples/write_results.py"
+    assert table(committed(), ROWS) in README.read_text(encoding="utf-8"), "run examples/write_seen_results.py"
 
 
 def test_every_heuristic_gives_equal_teachers_back() -> None:
@@ -89,17 +86,13 @@ def test_centred_head_rows_count_only_who_saw_the_class() -> None:
     torch.testing.assert_close(student["head.weight"][:, 0], torch.tensor([-1.0, (1.0 - 1.0) / 2, 1.0]))
 
 
-def test_rows_with_seeds_are_compared_subset_by_subset() -> None:
-    from write_results import differences
+def test_the_best_of_several_rows_has_the_highest_mean() -> None:
+    from write_silo_results import best_of
 
-    rows = {
-        "ensemble": [0.5, 0.6],
-        "generator, data-free": [0.5, 0.7, 0.6, 0.8],
-        "generator, head fitted on probes, data-free": [0.6, 0.8, 0.6, 1.0],
-    }
-    lines = differences({"split data, K = 3": rows})
-    assert lines[0].endswith("generator, data-free: +10.00 ± 0.00 (+10.00 to +10.00)")
-    assert lines[1].endswith("ensemble: +20.00 ± 0.00 (+20.00 to +20.00)")
+    rows = {"distance a": {"p": 0.5, "q": 0.7}, "distance b": {"p": 0.9, "q": 0.1}, "median": {"p": 1.0}}
+    assert best_of(rows, ("distance",)) == rows["distance a"]
+    assert best_of(rows, ("distance", "median")) == rows["median"]
+    assert best_of(rows, ("agreement",)) == {}
 
 
 def test_the_readme_shows_the_committed_results_of_silo_teachers() -> None:
@@ -150,3 +143,100 @@ def test_figures_of_silo_teachers_are_averaged_over_seeds_then_pairs() -> None:
     # The best heuristic by its mean is FedAvg, though the other one is best on one pair.
     assert "VGG-11 (BatchNorm), K = 3: generator vgg, data-free - best heuristic: +10.0 ± 50.8" in lines
     assert "VGG-11 (BatchNorm), K = 3: generator vgg, data-free: 70 % of the gap from soup to ensemble" in lines
+
+
+def test_the_benchmark_of_a_training_step_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    import generator_step
+
+    monkeypatch.setattr(generator_step, "IMAGES", 4)
+    device = torch.device("cpu")
+    ground = generator_step.make_ground("vgg11_bn_cifar", device)
+    generator_step.student_alone(ground)
+    for preset in generator_step.GOALS:
+        generator_step.whole_step(ground, preset, device)()
+
+
+def test_rules_that_trust_a_teacher_less_which_stands_apart() -> None:
+    from heuristics import robust_heuristics
+
+    sound = [
+        {"a": torch.tensor([1.0, 2.0, 3.0]) + 0.01 * torch.eye(3)[i], "num_batches_tracked": torch.tensor(5)}
+        for i in range(3)
+    ]
+    bad = {"a": torch.tensor([9.0, -9.0, 0.0]), "num_batches_tracked": torch.tensor(5)}
+    average = sum(s["a"] for s in (*sound, bad)) / 4
+    mean = sum(s["a"] for s in sound) / 3
+    for name, student in robust_heuristics([*sound, bad]).items():
+        assert (student["a"] - mean).norm() < 0.9 * (average - mean).norm(), name
+        assert student["num_batches_tracked"] == 5
+
+
+SEEN = {
+    "seen/vgg-cifar10/3/0/mean single": 0.70,
+    "seen/vgg-cifar10/3/1/mean single": 0.72,
+    "seen/vgg-cifar10/3/0/FedAvg (by number of images), calibrated": 0.71,
+    "seen/vgg-cifar10/3/1/FedAvg (by number of images), calibrated": 0.71,
+    "seen/vgg-cifar10/3/0/generator specialised-0, calibrated": 0.74,
+    "seen/vgg-cifar10/3/1/generator specialised-0, calibrated": 0.76,
+    "seen/vgg-cifar10/3/0/generator specialised-1, calibrated": 0.76,
+    "seen/vgg-cifar10/3/1/generator specialised-1, calibrated": 0.78,
+    "seen/vgg-cifar10/3/0/100 steps of distillation from generator specialised-0": 0.79,
+    "seen/vgg-cifar10/3/1/100 steps of distillation from generator specialised-0": 0.79,
+    "rate/soup": 0.01,
+}
+
+
+def test_figures_of_the_seen_dataset_are_compared_set_by_set() -> None:
+    from write_seen_results import ROWS, differences, table
+
+    results = {"vgg-cifar10": {"figures": SEEN}}
+    written = table(results, ROWS)
+    assert "| **`specialised`: mixing and prior, calibrated** | 76.0 ± 12.7 |  |" in written
+    assert "| best of nine simple heuristics (chosen here), calibrated | 71.0 ± 0.0 |  |" in written
+    lines = differences(results)
+    assert "VGG-11, CIFAR-10, K = 3: `specialised`: mixing and prior, calibrated - mean single: +5.0 ± 0.0" in lines
+    assert any("100 steps of `finetune`" in line and line.endswith("mean single: +8.0 ± 12.7") for line in lines)
+
+
+SAME = {
+    "any/same-test-00/4/0-1-2-9/soup, data-free": 0.50,
+    "any/same-cifar10/4/0-1-2-9/soup, data-free": 0.80,
+    "any/same-test-00/4/0-1-2-9/soup, calibrated": 0.60,
+    "any/same-test-00/4/0-1-2-9/distance from the mean ^4, over all, calibrated": 0.55,
+    "any/same-test-00/4/0-1-2-9/distance from the mean ^-4, calibrated": 0.85,
+    "any/same-test-00/4/0-1-2-9/generator both-0, data-free": 0.80,
+    "any/same-test-00/4/0-1-2-9/generator both-1, data-free": 0.82,
+    "any/same-cifar10/4/0-1-2-9/generator both-0, data-free": 0.79,
+    "any/same-cifar10/4/0-1-2-9/generator both-1, data-free": 0.79,
+    "2 bad/same-test-00/8/0-1-2-3-4-5-9-10/generator both-0, weight of the bad teachers": 0.1,
+}
+
+
+def test_figures_of_teachers_of_the_same_data() -> None:
+    from write_same_results import differences, page
+
+    result = {"figures": SAME, "date": "2026-01-01", "machine": "here", "wfcli": "1", "torch": "2", "timm": "3"}
+    lines = differences({"vgg": result})
+    name = "VGG-11 (BatchNorm), any, K = 4: one generator, both, all kinds of nets, data-free - "
+    assert f"{name}soup, worst task: -1.0" in lines
+    assert f"{name}best of nine simple rules (chosen here), calibrated: +26.0" in lines
+    assert f"{name}best of five robust rules (chosen here), calibrated: -4.0" in lines
+    assert "| 2 | 25.0 % | 10.0 % |" in page({"vgg": result})
+
+
+def test_gains_of_scaling_are_over_the_soup_of_the_same_set() -> None:
+    from plot_scaling import gains, lines, picture
+
+    figures = {"parameters/tasks-10-0": 22000.0}
+    for count in (3, 6):
+        for number, soup in enumerate((0.4, 0.5)):
+            place = f"dirichlet 0.3/test-00/{count}/{number}"
+            figures |= {f"{place}/soup, data-free": soup, f"{place}/ensemble": soup + 0.3}
+            figures |= {f"{place}/generator tasks-10-{seed}, data-free": soup + 0.1 + 0.1 * seed for seed in (0, 1)}
+    result = {"figures": figures}
+    assert gains(result, 3)["tasks-10"] == pytest.approx(
+        dict.fromkeys((f"dirichlet 0.3/test-00/3/{n}" for n in (0, 1)), 0.15)
+    )
+    assert "K = 6: tasks-10 (22,000 parameters): +15.0 ± 0.0" in lines(result)
+    assert len(picture(result).axes) == 3

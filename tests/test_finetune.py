@@ -12,7 +12,7 @@ from wfcli.core.architectures import find_architecture
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.data import DataSpec
 from wfcli.core.methods import soup
-from wfcli.engine.finetune import FinetuneConfig, _open, _write_student, finetune
+from wfcli.engine.finetune import FinetuneConfig, _open, _write_student, finetune, settled
 from wfcli.engine.train_teachers import TrainTeachersConfig, train_teachers
 from wfcli.errors import ArchitectureError, CheckpointError, DataError, OutputError, Problems, SourceError, WfError
 
@@ -103,6 +103,7 @@ def test_provenance_names_start_teachers_and_recipe(zoo: Path, whole: Path) -> N
     assert [t["sha256"] for t in made["teachers"]] == [t.digest() for t in teachers]
     assert made["recipe"]["steps"] == 12
     assert made["recipe"]["distill_weight"] == 1.0
+    assert (made["recipe"]["optimiser"], made["recipe"]["weight_decay"]) == ("sgd", 5e-4)
     assert made["classes"] == [str(digit) for digit in range(10)]
     assert str(zoo.parent) not in json.dumps(made)
 
@@ -274,6 +275,13 @@ def test_broken_weights_are_all_named_and_nothing_is_written(zoo: Path, tmp_path
         "broken.safetensors: head.bias: got 1 of 10 numbers NaN or Inf",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken-too.safetensors", "broken.safetensors"]
+
+
+def test_a_net_with_layer_norms_gets_adamw_unless_told_otherwise(zoo: Path, tmp_path: Path) -> None:
+    usual = options(zoo, tmp_path / "s.safetensors", architecture=find_architecture("vit_tiny_cifar"), lr=None)
+    assert (settled(usual).optimiser, settled(usual).lr, settled(usual).weight_decay) == ("adamw", 3e-4, 0.05)
+    told = settled(dataclasses.replace(usual, optimiser="sgd", weight_decay=0.1))
+    assert (told.optimiser, told.lr, told.weight_decay) == ("sgd", 0.01, 0.1)
 
 
 def test_a_loss_that_explodes_is_an_error_with_a_hint(zoo: Path, tmp_path: Path) -> None:

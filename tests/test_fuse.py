@@ -96,6 +96,7 @@ def test_the_student_says_who_made_it_from_what(wfcli: Cli, tiny_teachers: TinyT
     )
     told = json.loads(ran.stdout)
     assert (told["method"], told["generator"], ran.stderr) == ("weightformer", "mine", "")
+    assert sum(told["weights"]) == pytest.approx(1)
     assert "share a base" in told["regime"]
     record = open_checkpoint(out).provenance
     assert record is not None
@@ -305,7 +306,7 @@ def test_a_broken_student_gives_way_to_the_soup(wfcli: Cli, tmp_path: Path) -> N
     assert ran.code == 0
     assert ran.stderr.startswith("warning: the student of bad is worse than the soup on made-up images: KL from the")
     told = json.loads(ran.stdout)
-    assert (told["method"], told["generator"]) == ("soup", None)
+    assert (told["method"], told["generator"], told["weights"]) == ("soup", None, None)
     assert told["guard"]["divergence"] > told["guard"]["soup_divergence"] or told["guard"]["information"] < 1
     assert same(load_file(out), soup_of(teachers))
     record = open_checkpoint(out).provenance or {}

@@ -89,6 +89,22 @@ def test_an_untrained_generator_gives_the_soup(plan: LayerPlan, count: int, opti
         assert tensor.dtype == expected[name].dtype
 
 
+def test_it_tells_what_weight_the_teachers_got(plan: LayerPlan) -> None:
+    states = fine_tunes(3)
+
+    def weights(generator: WeightFormer, of: list[dict[str, Tensor]]) -> list[float]:
+        state = generator.start(3)
+        with torch.no_grad():
+            list(generator.generate(plan, of, state=state))
+        return state.weights()
+
+    assert weights(WeightFormer(WeightFormerConfig()).eval(), states) == pytest.approx([1 / 3] * 3)
+    found = weights(trained(), states)
+    assert sum(found) == pytest.approx(1)
+    assert max(found) - min(found) > 0.01
+    assert weights(trained(), states[::-1]) == pytest.approx(found[::-1], abs=1e-5)
+
+
 def test_a_trained_generator_does_not_give_the_soup(plan: LayerPlan) -> None:
     states = fine_tunes(3)
     student, expected = run(trained(), plan, states), soup(states)

@@ -167,6 +167,7 @@ def test_fuse_says_what_made_the_student() -> None:
         generator="universal",
         generator_digest="cd" * 32,
         teachers=("a", "b"),
+        weights=(0.81, 0.19),
         regime="the teachers share a base",
         calibrated=True,
         probes=0,
@@ -180,6 +181,7 @@ def test_fuse_says_what_made_the_student() -> None:
         "out/s.safetensors · sha256 abababababab · 2.3 s\n"
         "weightformer of 2 teachers · generator universal (cdcdcdcdcdcd) · BatchNorm calibrated\n"
         "the teachers share a base\n"
+        "weight of the teachers: a 81 %, b 19 %\n"
     )
     assert "teacher-01" in drawn
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.conftest import Ran
-from wfcli.core.checkpoint import open_checkpoint
+from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.generator_files import load_generator
 from wfcli.core.zoo import read_zoo
 from wfcli.engine.grounds import open_zoos
@@ -380,6 +380,73 @@ def test_a_loss_that_explodes_is_an_error_with_a_hint(digits_zoo: Path, tmp_path
         train_generator(options(digits_zoo, tmp_path / "g", lr=1e30))
     assert caught.value.hint == "lower --lr"
     assert not (tmp_path / "g" / "model.safetensors").exists()
+
+
+# Going on from a trained one ------------------------------------------------------------------------------------------
+
+
+def test_a_generator_goes_on_from_another(trained: TrainGeneratorResult, digits_zoo: Path, tmp_path: Path) -> None:
+    first = str(trained.folder)
+    result = train_generator(options(digits_zoo, tmp_path / "g", init=first, steps=2))
+    best = max(row["gain"] for row in trained.history)
+    assert result.history[0]["gain"] == pytest.approx(best)  # what was kept, before any step
+    assert result.gain >= best
+    assert (
+        f"It went on from the generator generator (sha256 {trained.digest})" in (tmp_path / "g/README.md").read_text()
+    )
+
+
+def test_a_specialised_one_starts_from_a_universal_one_and_trains_one_part_at_a_time(
+    trained: TrainGeneratorResult, digits_zoo: Path, tmp_path: Path
+) -> None:
+    first = load_generator(trained.folder, "first")[0].state_dict()
+    states = {}
+    for part in ("prior", "mixing", "all"):
+        config = options(digits_zoo, tmp_path / part, init=str(trained.folder), preset="specialised", train=part)
+        run = train_generator(replace(config, steps=6, batch_size=64))
+        assert run.best_step > 0, f"{part}: nothing learned, nothing to compare"
+        states[part] = load_generator(run.folder, part)[0].state_dict()
+    for part, prior_moved, mixing_moved in (("prior", True, False), ("mixing", False, True), ("all", True, True)):
+        prior = [tensor for name, tensor in states[part].items() if name.startswith("prior.")]
+        assert any(bool(tensor.any()) for tensor in prior) == prior_moved
+        assert any(not torch.equal(states[part][name], tensor) for name, tensor in first.items() if tensor.numel()) == (
+            mixing_moved
+        )
+
+
+def test_what_goes_on_stays_of_one_make(trained: TrainGeneratorResult, digits_zoo: Path, tmp_path: Path) -> None:
+    first = str(trained.folder)
+    error = refuse(options(digits_zoo, tmp_path / "g", init=first, preset="weightformer", width=64, flow=False))
+    assert error.problems == (
+        "generator generator: --preset: got weightformer, expected universal",
+        "generator generator: --width: got 64, expected 32",
+        "generator generator: --no-flow: it was trained with flow",
+    )
+    error = refuse(options(digits_zoo, tmp_path / "g", init=str(tmp_path / "nothing")))
+    assert "expected the folder of a generator, got no such folder" in error.problems[0]
+
+
+def test_a_prior_goes_on_with_its_own_base_alone(digits_zoo: Path, tmp_path: Path) -> None:
+    first = train_generator(options(digits_zoo, tmp_path / "first", preset="specialised", steps=1))
+    train_generator(options(digits_zoo, tmp_path / "on", preset="specialised", init=str(first.folder), steps=1))
+    weights = tmp_path / "first" / "model.safetensors"
+    state = dict(open_checkpoint(weights))
+    state["fingerprint"] = -state["fingerprint"]
+    save_state(weights, state, {})
+    error = refuse(options(digits_zoo, tmp_path / "g", preset="specialised", init=str(first.folder), steps=1))
+    assert error.problems == ("generator first: the zoo's base is not teacher-00.safetensors (likeness -1.00)",)
+
+
+def test_the_part_to_train_and_the_size_are_checked(digits_zoo: Path, tmp_path: Path) -> None:
+    error = refuse(options(digits_zoo, tmp_path / "g", train="prior", width=30, blocks=0))
+    assert error.problems == (
+        "--train: got prior, expected --preset specialised for it",
+        "--width: got 30, expected a multiple of 4",
+        "--blocks: got 0, expected at least 1",
+    )
+    result = train_generator(options(digits_zoo, tmp_path / "g", width=16, blocks=1, steps=1))
+    config = load_generator(result.folder, "small")[0].config
+    assert (config.width, config.blocks) == (16, 1)
 
 
 # The paper's mechanisms ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["keep", "float32", "bfloat16", "float16"]
 Attention = Literal["cross", "full"]
 Preset = Literal["universal", "weightformer", "specialised"]
+Trained = Literal["all", "mixing", "prior"]
 Shares = Literal["same", "dirichlet", "disjoint"]
 Optimiser = Literal["sgd", "adamw"]
 
@@ -116,6 +117,41 @@ ZooTeachers = Annotated[
 ]
 PresetOption = Annotated[
     Preset, typer.Option("--preset", metavar="P", help="Kind: universal, weightformer or specialised.")
+]
+GeneratorInit = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="G",
+        help="A trained generator that goes on: a folder, hf:owner/name or pretrained:name. [dim]\\[default: none][/]",
+        show_default=False,
+    ),
+]
+TrainedPart = Annotated[
+    Trained,
+    typer.Option("--train", metavar="P", help="What to train: all, mixing or prior.", rich_help_panel=GENERATOR),
+]
+WidthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--width",
+        metavar="N",
+        min=1,
+        help="Width of the Transformer. [dim]\\[default: 32][/]",
+        rich_help_panel=GENERATOR,
+        show_default=False,
+    ),
+]
+BlocksOption = Annotated[
+    int | None,
+    typer.Option(
+        "--blocks",
+        metavar="N",
+        min=1,
+        help="Blocks of the Transformer. [dim]\\[default: 2][/]",
+        rich_help_panel=GENERATOR,
+        show_default=False,
+    ),
 ]
 MaxTeachers = Annotated[int, typer.Option("--max-teachers", metavar="N", min=2, help="Most teachers in one step.")]
 AttentionOption = Annotated[
@@ -373,8 +409,27 @@ Warmup = Annotated[
         "--warmup", metavar="X", min=0, max=1, help="Share of the steps that warm up.", rich_help_panel=TRAINING
     ),
 ]
+FinetuneRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        metavar="X",
+        min=0,
+        help="Peak learning rate. [dim]\\[default: 0.01, with adamw 0.0003][/]",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
+]
 WeightDecay = Annotated[
-    float, typer.Option("--weight-decay", metavar="X", min=0, help="Weight decay.", rich_help_panel=TRAINING)
+    float | None,
+    typer.Option(
+        "--weight-decay",
+        metavar="X",
+        min=0,
+        help="Weight decay. [dim]\\[default: 0.0005, with adamw 0.05][/]",
+        rich_help_panel=TRAINING,
+        show_default=False,
+    ),
 ]
 ValidateEvery = Annotated[
     int,

@@ -169,8 +169,19 @@ def fused(result: FuseResult) -> RenderableType:
         _written(result.output, result.digest, result.seconds),
         made,
         None if result.regime is None else Text(result.regime),
+        None if result.weights is None else _shares(result.teachers, result.weights),
         *table,
     )
+
+
+def _shares(teachers: Sequence[str], weights: Sequence[float]) -> Text:
+    """Say what part of the student the teachers have; one with less than half of an equal share stands out."""
+    little = [weight < 0.5 / len(weights) for weight in weights]
+    parts = [
+        Text.assemble(_name(name), " ", (f"{percent(weight, 0)} %", "yellow" if low else ""))
+        for name, weight, low in zip(teachers, weights, little, strict=True)
+    ]
+    return Text.assemble("weight of the teachers: ", Text(", ").join(parts))
 
 
 def _written(path: Path, digest: str, seconds: float) -> Text:

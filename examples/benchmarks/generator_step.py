@@ -24,9 +24,10 @@ from wfcli.core.devices import pick_device
 from wfcli.core.generator import WeightFormer
 from wfcli.core.generator_config import PRESETS, WeightFormerConfig
 from wfcli.core.plan import plan_layers
+from wfcli.core.votes import presence
+from wfcli.engine.building import RAW_LIMIT
 from wfcli.engine.generator_run import CE_WEIGHT
 from wfcli.engine.provenance import made_by
-from wfcli.engine.train_generator import RAW_LIMIT
 
 TEACHERS, IMAGES, CLASSES = 4, 256, 10
 GOALS = {"universal": 0.5, "weightformer": 1.5}
@@ -85,7 +86,7 @@ def make_ground(arch: str, device: torch.device) -> Ground:
     settings = input_config(architecture)
     pixels = torch.randint(0, 256, (IMAGES, 3, settings.size, settings.size), dtype=torch.uint8, device=device)
     answers = torch.randn(TEACHERS, IMAGES, CLASSES, device=device).log_softmax(2)
-    pool = Pool(pixels, torch.randint(0, CLASSES, (IMAGES,), device=device), answers)
+    pool = Pool(pixels, torch.randint(0, CLASSES, (IMAGES,), device=device), answers, presence(answers))
     everyone = tuple(range(TEACHERS))
     return Ground(model, plan, layers, constants, settings, pool, pool, everyone, (), tuple(map(str, everyone)))
 
@@ -120,8 +121,9 @@ def whole_step(ground: Ground, preset: str, device: torch.device) -> Callable[[]
 
 
 def wanted(ground: Ground) -> torch.Tensor:
-    """Return the log of the teachers' mean probabilities, as the training has it."""
-    return ground.train.log_probs.logsumexp(0) - torch.tensor(float(TEACHERS)).log()
+    """Return the log of the teachers' votes, as the training has it."""
+    device = ground.train.labels.device
+    return ground.train.wanted(torch.arange(TEACHERS, device=device), torch.arange(IMAGES, device=device))
 
 
 def now(device: torch.device) -> float:

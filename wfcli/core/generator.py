@@ -46,6 +46,12 @@ class CrossState:
 
     tokens: Tensor  # [T, M, D]
     columns: dict[str, Tensor] = field(default_factory=dict)  # spec name -> column logits of its channels [T, N]
+    given: list[Tensor] = field(default_factory=list)  # of every layer: sum of its channels' weights [T]
+
+    def weights(self) -> list[float]:
+        """Return what part of the student each teacher has given so far: the mean over all channels, sums to 1."""
+        total = torch.stack(self.given).sum(0)
+        return [float(part) for part in total / total.sum()]
 
 
 class WeightFormer(
@@ -110,6 +116,7 @@ class WeightFormer(
         x = self.final_norm(x)
         row, affine, column = self.logits(x).unbind(-1)  # [T, N] each
         state.columns[spec.name] = column
+        state.given.append((affine if tokens.weight is None else row).detach().softmax(0).sum(1))
         # The scales move only where the teachers differ: T copies of one teacher give that teacher back.
         deviation = layer_deviation(products)
         gate = deviation / (deviation + GATE)
@@ -140,14 +147,16 @@ class WeightFormer(
         plan: LayerPlan,
         teachers: Sequence[Mapping[str, Tensor]],
         device: torch.device | None = None,
+        state: CrossState | None = None,
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield the student's tensors layer by layer (float32; integer tensors as in the soup).
 
-        Memory: one layer of each teacher and the cross state. `teachers` may be lazy mappings.
+        Memory: one layer of each teacher and the cross state. `teachers` may be lazy mappings. A fresh `state`, of
+        `start`, tells afterwards what weight the teachers got.
         """
         if len(teachers) < 2:
             raise ValueError("a generator needs at least two teachers")
-        state = self.start(len(teachers))
+        state = state or self.start(len(teachers))
         for spec in plan.specs:
             if spec.kind == "free" and spec.weight and not teachers[0][spec.weight].is_floating_point():
                 yield spec.weight, soup_tensor(teacher[spec.weight] for teacher in teachers)

@@ -9,6 +9,7 @@ from wfcli.core.generator import WeightFormer
 from wfcli.core.zoo import Zoo
 
 if TYPE_CHECKING:
+    from wfcli.engine.fitting import Loaded
     from wfcli.engine.grounds import OpenZoo
     from wfcli.engine.train_generator import TrainGeneratorConfig
 
@@ -29,11 +30,12 @@ def generator_card(
     config: TrainGeneratorConfig,
     pairs: int,
     shift_weight: float,
+    first: Loaded | None = None,
 ) -> str:
     """Write a generator's card: what it is, what it was trained on, what it reached, how to make it again.
 
     `best` is the validation (accuracies 0..1) of the step that was kept; `pairs` and `shift_weight` are what the run
-    took where `config` leaves it to the preset and the number of processes.
+    took where `config` leaves it to the preset and the number of processes; `first` is the generator it started from.
     """
     frame = generator.config.frame
     parameters = sum(p.numel() for p in generator.parameters())
@@ -55,6 +57,8 @@ def generator_card(
         f"seed {config.seed}, 2 to {config.max_teachers} teachers at a time (of each zoo: {config.teachers or 'all'}),",
         f"pairs of teachers and images in a step: {pairs}, weight of shift consistency {shift_weight};",
         f"the best by validation is step {int(best['step'])}.",
+        *([f"It went on from the generator {first.name} (sha256 {first.digest})."] if first else []),
+        *([f"Trained was the {config.train} alone."] if config.train != "all" else []),
         "",
         "## Validation on held-out teachers (top-1, %)",
         "",

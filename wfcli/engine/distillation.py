@@ -70,7 +70,11 @@ class Distillation:
         self.config, self.student, self.ensemble, self.device, self.hooks = config, student, ensemble, device, hooks
         self.images, self.validation = images, validation
         self.inputs = input_config(config.architecture)
-        self.optimiser = make_optimiser(student, config.weight_decay)
+        assert config.lr is not None  # settled, and so are the next two
+        assert config.weight_decay is not None
+        assert config.optimiser is not None
+        self.lr = config.lr
+        self.optimiser = make_optimiser(student, config.weight_decay, config.optimiser)
         self.autocast = training_autocast(device, student)
         self.state = Progress()
 
@@ -120,7 +124,7 @@ class Distillation:
         config = self.config
         x, y = training_batch(self.images, order, step, self.inputs, CROP_PADDING[self.images.flip][1], self.device)
         seed_layers(config.seed, step)
-        rate = cosine_rate(step, config.steps, config.lr, config.warmup)
+        rate = cosine_rate(step, config.steps, self.lr, config.warmup)
         loss = Loss(config.ce_weight, config.distill_weight, config.temperature)
         self.student.train()
         wanted = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from wfcli.core.checkpoint import Checkpoint, check_writable, open_checkpoint, w
 from wfcli.core.data import DataSpec, load_images
 from wfcli.core.devices import pick_device
 from wfcli.core.sources import Source, resolve_source
-from wfcli.core.training import repeatable
+from wfcli.core.training import Optimiser, repeatable, usual_optimiser
 from wfcli.engine.classes import Head, check_data, head_of
 from wfcli.engine.distillation import Distillation, beside
 from wfcli.engine.finite import Finite, raise_nonfinite
@@ -27,7 +27,19 @@ from wfcli.engine.student import cast
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers, source_record
 from wfcli.errors import Problems, WfError
 
-RECIPE = ("steps", "lr", "batch_size", "distill_weight", "ce_weight", "temperature", "warmup", "weight_decay")
+# What is taken where the options leave it open: peak learning rate and weight decay of each optimiser.
+USUAL: dict[Optimiser, tuple[float, float]] = {"sgd": (0.01, 5e-4), "adamw": (3e-4, 0.05)}
+RECIPE = (
+    "steps",
+    "optimiser",
+    "lr",
+    "batch_size",
+    "distill_weight",
+    "ce_weight",
+    "temperature",
+    "warmup",
+    "weight_decay",
+)
 HINTS = ("lower --lr", "start from the same weights in a file of float32")  # where the student is not finite
 
 
@@ -41,13 +53,14 @@ class FinetuneConfig:
     data: DataSpec
     steps: int
     output: Path
-    lr: float = 0.01
+    optimiser: Optimiser | None = None  # None: as nets of this kind are trained; the next two: as usual for it
+    lr: float | None = None
     batch_size: int = 256
     distill_weight: float = 1.0
     ce_weight: float = 0.5
     temperature: float = 1.0
     warmup: float = 0.05
-    weight_decay: float = 5e-4
+    weight_decay: float | None = None
     validate_every: int = 0
     seed: int = 0
     device: str = "auto"
@@ -83,6 +96,7 @@ def finetune(config: FinetuneConfig, hooks: Hooks | None = None) -> FinetuneResu
     """
     hooks = hooks or Silent()
     problems = Problems()
+    config = settled(config)
     with problems:
         _check(config)
     with problems:
@@ -111,7 +125,21 @@ def finetune(config: FinetuneConfig, hooks: Hooks | None = None) -> FinetuneResu
     )
 
 
+def settled(config: FinetuneConfig) -> FinetuneConfig:
+    """Fill in what the options leave to the kind of net: optimiser, learning rate, weight decay."""
+    kind = config.optimiser or usual_optimiser(build_model(config.architecture, 2, device="meta"))
+    lr, weight_decay = USUAL[kind]
+    return replace(
+        config,
+        optimiser=kind,
+        lr=lr if config.lr is None else config.lr,
+        weight_decay=weight_decay if config.weight_decay is None else config.weight_decay,
+    )
+
+
 def _check(config: FinetuneConfig) -> None:
+    assert config.lr is not None  # settled
+    assert config.weight_decay is not None
     wanted = (
         ("steps", config.steps, "at least 0", config.steps >= 0),
         ("lr", config.lr, "more than 0 and finite", 0 < config.lr < math.inf),

@@ -70,6 +70,7 @@ class FuseResult:
     generator: str | None
     generator_digest: str | None  # sha256 of its weights
     teachers: tuple[str, ...]
+    weights: tuple[float, ...] | None  # of the teachers in the generator's student: the mean over its channels, 0..1
     regime: str | None  # how the teachers are related, one sentence; None where the method does not ask
     calibrated: bool
     probes: int  # made-up images that the head was fitted on
@@ -120,6 +121,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         generator=loaded.name if loaded else None,
         generator_digest=loaded.digest if loaded else None,
         teachers=names,
+        weights=tuple(work.weights) if loaded else None,
         regime=found.regime.sentence(names) if found else None,
         calibrated=calibrated,
         probes=config.probes,

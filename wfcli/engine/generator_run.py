@@ -55,8 +55,9 @@ class GeneratorRun:
         grounds: Sequence[Ground],
         team: Team,
         hooks: Hooks,
+        first: str = "",  # digest of the generator it starts from
     ) -> None:
-        self.config, self.generator, self.team, self.hooks = config, generator, team, hooks
+        self.config, self.generator, self.team, self.hooks, self.first = config, generator, team, hooks, first
         self.device = team.device
         self.pairs = config.accumulate or team.size  # of teachers and images, in each step, of all processes
         given = config.shift_weight
@@ -64,12 +65,16 @@ class GeneratorRun:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best_state = _copy(generator)
-        prior = list(generator.prior.parameters())
-        rest = [p for name, p in generator.named_parameters() if not name.startswith("prior.")]
-        groups = [{"params": rest, "factor": 1.0, "weight_decay": 1e-2}]
-        if prior:
-            groups.append({"params": prior, "factor": PRIOR_RATE, "weight_decay": 0.0})
-        self.optimiser = torch.optim.AdamW(groups, lr=config.lr)
+        for name, parameter in generator.named_parameters():
+            parameter.requires_grad_(config.train in ("all", "prior" if name.startswith("prior.") else "mixing"))
+        prior = [p for p in generator.prior.parameters() if p.requires_grad]
+        rest = [p for n, p in generator.named_parameters() if p.requires_grad and not n.startswith("prior.")]
+        groups = [
+            {"params": rest, "factor": 1.0, "weight_decay": 1e-2},
+            {"params": prior, "factor": PRIOR_RATE, "weight_decay": 0.0},
+        ]
+        self.moved = [*rest, *prior]
+        self.optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr)
         self.digests = [ground.digests for ground in grounds]
         self.trained = [ground for ground in grounds if ground.teachers]
         self.checked = [ground for ground in grounds if ground.held_out]
@@ -122,8 +127,8 @@ class GeneratorRun:
             loss = self._loss(pair) / len(own)
             loss.backward()  # type: ignore[no-untyped-call]
             value += float(loss.detach())
-        self.team.average_gradients(self.generator.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), GRADIENT_NORM)
+        self.team.average_gradients(self.moved)
+        norm = torch.nn.utils.clip_grad_norm_(self.moved, GRADIENT_NORM)
         for group in self.optimiser.param_groups:
             group["lr"] = group["factor"] * cosine_rate(self.step, self.config.steps, self.config.lr, WARMUP)
         self.optimiser.step()
@@ -222,7 +227,7 @@ class GeneratorRun:
         """Return all that decides about the result, besides the code."""
         free = ("zoos", "output", "device", "resume")
         options = {key: value for key, value in asdict(self.config).items() if key not in free}
-        return {**options, "accumulate": self.pairs, "teachers": self.digests}
+        return {**options, "accumulate": self.pairs, "teachers": self.digests, "init": self.first}
 
 
 @torch.no_grad()

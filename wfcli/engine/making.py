@@ -7,7 +7,7 @@ beside one net at a time that runs on the images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import input_config
@@ -43,6 +43,7 @@ class Work:
     specs: Mapping[str, TensorSpec]
     device: torch.device
     hooks: Hooks
+    weights: list[float] = field(default_factory=list)  # of the teachers, once a generator has made the student
 
     def nets(self) -> Nets:
         """Prepare to run teachers and student as nets."""
@@ -60,7 +61,7 @@ def tensors_of(work: Work, generator: Loaded | None) -> Iterator[tuple[str, Tens
     if generator is None:
         return average(work.specs, work.checked, work.hooks)
     arch = work.config.architecture
-    return generate(arch, work.teachers, work.checked, generator.generator, work.device, work.hooks)
+    return generate(arch, work.teachers, work.checked, generator.generator, work.device, work.hooks, work.weights)
 
 
 def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[dict[str, Tensor], Verdict | None, int]:

@@ -71,8 +71,9 @@ def generate(
     generator: WeightFormer,
     device: torch.device,
     hooks: Hooks,
+    weights: list[float] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that the generator gives."""
+    """Yield the tensors that the generator gives; afterwards `weights` holds what part each teacher has in them."""
     import torch
 
     from wfcli.core.plan import plan_layers
@@ -82,10 +83,13 @@ def generate(
     plan = plan_layers(model, head_keys(arch)[0].removesuffix(".weight"))
     views = [layout.timm_view(teacher) for teacher in checked]
     with torch.inference_mode():
-        for done, (timm_name, tensor) in enumerate(generator.to(device).generate(plan, views, device)):
+        state = generator.to(device).start(len(views))
+        for done, (timm_name, tensor) in enumerate(generator.generate(plan, views, device, state)):
             name, shape = layout.to_file[timm_name]
             yield name, tensor.reshape(shape).cpu()
             hooks.progress("generating", done + 1, len(layout.files))
+        if weights is not None:
+            weights[:] = state.weights()
 
 
 def join(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

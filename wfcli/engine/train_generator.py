@@ -6,29 +6,30 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from wfcli.core.blocks import ATTENTIONS
-from wfcli.core.curriculum import Ground, soup_subset
 from wfcli.core.devices import pick_device
-from wfcli.core.generator import WeightFormer, fingerprint
-from wfcli.core.generator_config import PRESETS, Frame, WeightFormerConfig
+from wfcli.core.generator_config import PRESETS, WeightFormerConfig
 from wfcli.core.generator_files import CARD, CONFIG, WEIGHTS, save_generator
 from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.runs import is_log, is_run
 from wfcli.core.training import repeatable, seed_for
 from wfcli.core.zoo import FILE, Zoo
+from wfcli.engine.building import build_generator, check_start
 from wfcli.engine.cards import generator_card
+from wfcli.engine.fitting import Loaded, load_named
 from wfcli.engine.generator_run import LOG, RESUME, GeneratorRun
-from wfcli.engine.grounds import OpenZoo, open_zoos, read_ground
+from wfcli.engine.grounds import open_zoos, read_ground
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.team import Team
 from wfcli.errors import GeneratorError, OutputError, Problems, WfError
 
-RAW_LIMIT = 4608  # token widths above this get no raw-row embedder: 512 channels of 3 x 3
+TRAINED = ("all", "mixing", "prior")
+HEADS = WeightFormerConfig.heads
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,14 @@ class TrainGeneratorConfig:
     batch_size: int = 256
     lr: float = 2e-3
     max_teachers: int = 8
-    attention: str | None = None  # "cross" or "full"; None: as the preset says, and so are the next three
+    init: str | None = None  # the generator it starts from; None: an untrained one, which gives the soup
+    train: str = "all"  # or "mixing" or "prior": the rest stays as it was
+    width: int | None = None  # None: as of the generator it starts from, or else as the preset says; the next three too
+    blocks: int | None = None
+    attention: str | None = None  # "cross" or "full"
     mask: bool | None = None
     flow: bool = True
-    shift_weight: float | None = None
+    shift_weight: float | None = None  # None: as the preset says
     accumulate: int | None = None  # pairs of teachers and images in a step; None: one for each process
     teachers: str | None = None  # "0-9": which teachers of each zoo, by number; None for all
     seed: int = 0
@@ -75,7 +80,8 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
 
     Raises:
         WfError: options out of range; a loss that is no longer finite; a run to resume that had other options.
-        GeneratorError: an unknown preset, too few teachers, or zoos that do not fit the preset.
+        GeneratorError: an unknown preset, too few teachers, or zoos that do not fit the preset; a generator to start
+            from that is of another make, or belongs to other zoos.
         SourceError, CheckpointError, ArchitectureError, DataError: a zoo, its teachers or its images cannot be read.
         OutputError: the folder cannot be written, or holds files of another kind.
     """
@@ -89,6 +95,10 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
     with problems:
         check_folder(config.output)
         _refuse_foreign(config.output)
+    first: Loaded | None = None
+    with problems:
+        first = None if config.init is None else load_named(config.init)
+        check_start(config, first)
     opened = open_zoos(config.zoos, config.teachers, problems, hooks)
     with problems:
         _check_preset(config.preset, [entry.zoo for entry in opened])
@@ -103,16 +113,18 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
             grounds.append(read_ground(entry, seed_for(config.seed, 1, number), device))
         hooks.progress("reading zoos", len(opened), len(opened))
         torch.manual_seed(seed_for(config.seed, 2))
-        generator = build_generator(config, opened, grounds).to(device)
+        generator = build_generator(config, opened, grounds, first).to(device)
         if team.is_main:
             make_folder(config.output)
-        run = GeneratorRun(config, generator, grounds, team, hooks)
+        run = GeneratorRun(config, generator, grounds, team, hooks, "" if first is None else first.digest)
         run.go()
     digest = ""
     if team.is_main:
         generator.load_state_dict(run.best_state)
         digest = save_generator(
-            config.output, generator, generator_card(generator, opened, run.best, config, run.pairs, run.shift_weight)
+            config.output,
+            generator,
+            generator_card(generator, opened, run.best, config, run.pairs, run.shift_weight, first),
         )
         (config.output / RESUME).unlink(missing_ok=True)
     digest, run.history = team.from_main((digest, run.history))
@@ -128,37 +140,6 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
     )
 
 
-def build_generator(options: TrainGeneratorConfig, zoos: Sequence[OpenZoo], grounds: Sequence[Ground]) -> WeightFormer:
-    """Build an untrained generator for these zoos: it gives the soup."""
-    preset = PRESETS[options.preset]
-    attention = options.attention or preset.attention
-    config = WeightFormerConfig(
-        preset=options.preset,
-        attention="full" if attention == "full" else "cross",
-        mask=(preset.mask and attention == "full") if options.mask is None else options.mask,
-        flow=options.flow,
-        norms=tuple(sorted({norm for ground in grounds for norm in ground.plan.norms or {"none"}})),
-        knowledge=tuple(sorted({"same" if entry.zoo.shares["kind"] == "same" else "split" for entry in zoos})),
-        trained_on=tuple(sorted({entry.zoo.architecture.label for entry in zoos})),
-    )
-    if preset.raw_rows:
-        stacks = [tokens.weight for ground in grounds for _, tokens, _ in ground.layers if tokens.weight is not None]
-        widths = sorted({stack.flatten(2).shape[2] for stack in stacks})
-        config = replace(config, raw_widths=tuple(width for width in widths if width <= RAW_LIMIT))
-    if not preset.prior:
-        return WeightFormer(config)
-    zoo, ground = zoos[0].zoo, grounds[0]
-    mean = soup_subset(ground, torch.arange(len(ground.digests)))
-    shapes = {name: tuple(tensor.shape) for name, tensor in mean.items() if tensor.is_floating_point()}
-    anchors = tuple(
-        spec.weight for spec in ground.plan.specs if spec.kind in ("conv", "linear") and spec.weight is not None
-    )
-    frame = Frame(zoo.architecture.label, zoo.class_names, shapes, anchors, (zoo.base or {}).get("name", ""))
-    generator = WeightFormer(replace(config, frame=frame))
-    generator.fingerprint.copy_(fingerprint(mean, anchors))
-    return generator
-
-
 def _check(config: TrainGeneratorConfig) -> None:
     if config.preset not in PRESETS:
         raise GeneratorError(f"unknown preset {config.preset!r}", hint=f"use one of {', '.join(PRESETS)}")
@@ -167,8 +148,12 @@ def _check(config: TrainGeneratorConfig) -> None:
         ("batch-size", config.batch_size, "at least 2", config.batch_size >= 2),
         ("lr", config.lr, "more than 0 and finite", 0 < config.lr < math.inf),
         ("max-teachers", config.max_teachers, "at least 2", config.max_teachers >= 2),
+        ("train", config.train, f"one of {', '.join(TRAINED)}", config.train in TRAINED),
+        ("train", config.train, "--preset specialised for it", config.train != "prior" or PRESETS[config.preset].prior),
+        ("width", config.width, f"a multiple of {HEADS}", config.width is None or config.width % HEADS == 0),
+        ("blocks", config.blocks, "at least 1", config.blocks is None or config.blocks >= 1),
         ("attention", config.attention, f"one of {', '.join(ATTENTIONS)}", config.attention in (None, *ATTENTIONS)),
-        ("mask", config.mask, "the full attention for it", not config.mask or _is_full(config)),
+        ("mask", config.mask, "the full attention for it", not config.mask or config.init or _is_full(config)),
         ("shift-weight", config.shift_weight, "at least 0 and finite", 0 <= (config.shift_weight or 0) < math.inf),
         ("accumulate", config.accumulate, "at least 1", config.accumulate is None or config.accumulate >= 1),
         ("seed", config.seed, "at least 0", config.seed >= 0),

@@ -1,0 +1,135 @@
+"""The generator that a training starts with: an untrained one for its zoos, or an earlier one that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import cosine_similarity
+
+from wfcli.core.curriculum import Ground, soup_subset
+from wfcli.core.generator import WeightFormer, fingerprint
+from wfcli.core.generator_config import PRESETS, Frame, WeightFormerConfig
+from wfcli.engine.fitting import LEAST_LIKENESS, Loaded
+from wfcli.engine.grounds import OpenZoo
+from wfcli.errors import GeneratorError
+
+if TYPE_CHECKING:
+    from wfcli.engine.train_generator import TrainGeneratorConfig
+
+RAW_LIMIT = 4608  # token widths above this get no raw-row embedder: 512 channels of 3 x 3
+
+
+def check_start(options: TrainGeneratorConfig, first: Loaded | None) -> None:
+    """Refuse to start from a generator of another make than the options ask for.
+
+    Raises:
+        GeneratorError: another preset (but `specialised` may start from `universal`), width, attention ...
+    """
+    if first is None:
+        return
+    had = first.generator.config
+    problems = []
+    if options.preset != had.preset and (had.preset, options.preset) != ("universal", "specialised"):
+        problems.append(f"--preset: got {options.preset}, expected {had.preset}")
+    for name in ("width", "blocks", "attention", "mask"):
+        wanted, found = getattr(options, name), getattr(had, name)
+        if wanted not in (None, found):
+            problems.append(f"--{name}: got {wanted}, expected {found}")
+    if had.flow and not options.flow:
+        problems.append("--no-flow: it was trained with flow")
+    if problems:
+        raise GeneratorError(
+            *(f"generator {first.name}: {problem}" for problem in problems),
+            hint="what goes on stays of one make: leave these options out, or train without --init",
+        )
+
+
+def build_generator(
+    options: TrainGeneratorConfig, zoos: Sequence[OpenZoo], grounds: Sequence[Ground], first: Loaded | None = None
+) -> WeightFormer:
+    """Build the generator for these zoos, untrained (it gives the soup) or with the weights of `first`.
+
+    Raises:
+        GeneratorError: `first` has a prior and belongs to another architecture, base or set of classes.
+    """
+    config = _config(options, zoos, grounds, first)
+    frame = None
+    if PRESETS[options.preset].prior:
+        zoo, ground = zoos[0].zoo, grounds[0]
+        mean = soup_subset(ground, torch.arange(len(ground.digests)))
+        shapes = {name: tuple(tensor.shape) for name, tensor in mean.items() if tensor.is_floating_point()}
+        anchors = tuple(
+            spec.weight for spec in ground.plan.specs if spec.kind in ("conv", "linear") and spec.weight is not None
+        )
+        frame = Frame(zoo.architecture.label, zoo.class_names, shapes, anchors, (zoo.base or {}).get("name", ""))
+    generator = WeightFormer(replace(config, frame=frame))
+    if frame is not None:
+        generator.fingerprint.copy_(fingerprint(mean, frame.anchors))
+    if first is not None:
+        _check_frame(generator, first)
+        had = {name: tensor for name, tensor in first.generator.state_dict().items() if name != "fingerprint"}
+        generator.load_state_dict({**generator.state_dict(), **had})  # a prior, and other token widths, may be new
+    return generator
+
+
+def _config(
+    options: TrainGeneratorConfig, zoos: Sequence[OpenZoo], grounds: Sequence[Ground], first: Loaded | None
+) -> WeightFormerConfig:
+    """Say what it is made of, and all that it has been trained on once this training is over."""
+    preset = PRESETS[options.preset]
+    attention = options.attention or preset.attention
+    config = WeightFormerConfig(
+        preset=options.preset,
+        attention="full" if attention == "full" else "cross",
+        mask=(preset.mask and attention == "full") if options.mask is None else options.mask,
+        flow=options.flow,
+        norms=tuple(sorted({norm for ground in grounds for norm in ground.plan.norms or {"none"}})),
+        knowledge=tuple(sorted({"same" if entry.zoo.shares["kind"] == "same" else "split" for entry in zoos})),
+        trained_on=tuple(sorted({entry.zoo.architecture.label for entry in zoos})),
+    )
+    config = replace(config, width=options.width or config.width, blocks=options.blocks or config.blocks)
+    if preset.raw_rows:
+        stacks = [tokens.weight for ground in grounds for _, tokens, _ in ground.layers if tokens.weight is not None]
+        widths = sorted({stack.flatten(2).shape[2] for stack in stacks})
+        config = replace(config, raw_widths=tuple(width for width in widths if width <= RAW_LIMIT))
+    if first is None:
+        return config
+    had = first.generator.config
+    return replace(
+        had,
+        preset=options.preset,
+        norms=_union(had.norms, config.norms),
+        knowledge=_union(had.knowledge, config.knowledge),
+        trained_on=_union(had.trained_on, config.trained_on),
+        raw_widths=tuple(sorted({*had.raw_widths, *config.raw_widths})),
+    )
+
+
+def _union(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({*a, *b}))
+
+
+def _check_frame(generator: WeightFormer, first: Loaded) -> None:
+    """Refuse to go on with the prior of another base, architecture or set of classes."""
+    frame, had = generator.config.frame, first.generator.config.frame
+    if frame is None or had is None:
+        return
+    problems = [
+        f"generator {first.name}: {what}: got {got}, expected {expected}"
+        for what, got, expected in (
+            ("architecture", frame.architecture, had.architecture),
+            ("classes", ", ".join(frame.class_names[:4]), ", ".join(had.class_names[:4])),
+        )
+        if got != expected
+    ]
+    if not problems:
+        likeness = float(cosine_similarity(generator.fingerprint, first.generator.fingerprint).mean())
+        if likeness < LEAST_LIKENESS:
+            problems.append(
+                f"generator {first.name}: the zoo's base is not {had.base or 'its base'} (likeness {likeness:.2f})"
+            )
+    if problems:
+        raise GeneratorError(*problems, hint="a prior belongs to one base and set of classes: train without --init")
