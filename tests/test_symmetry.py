@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import wfcli.core.small_models  # noqa: F401  registers the small-image variants
-from wfcli.core.matching import match_activations, match_all, match_weights
+from wfcli.core.matching import comparable, match_activations, match_all, match_weights
+from wfcli.core.plan import plan_layers
 from wfcli.core.spaces import Space, cut, fix, index_of, is_fixed, places, product, split_product, total, unify
 from wfcli.core.symmetry import Symmetry, compose, find_symmetry, observe
 
@@ -234,7 +235,7 @@ def test_many_nets_come_into_one_frame_without_chains() -> None:
 
     states = [{key: near(v) for key, v in model.state_dict().items()} for _ in range(4)]
     shuffled = [symmetry.permuted(state, symmetry.random(draw)) for state in states]
-    found = match_all(symmetry, shuffled)
+    found = match_all(symmetry, [lambda state=state: state for state in shuffled])
     again = [symmetry.permuted(state, own) for state, own in zip(shuffled, found, strict=True)]
     for key in ("conv1.weight", "layer2.1.conv2.weight", "fc.weight"):
         for i in range(4):
@@ -242,6 +243,45 @@ def test_many_nets_come_into_one_frame_without_chains() -> None:
                 assert float((again[i][key] * again[j][key]).sum()) == pytest.approx(
                     float((states[i][key] * states[j][key]).sum()), rel=1e-4
                 )
+
+
+def test_more_tries_are_never_worse() -> None:
+    nets = [timm.create_model("vgg11_bn_cifar", num_classes=10, width=0.125) for _ in range(2)]
+    symmetry = find_symmetry(nets[0], torch.randn(2, 3, 32, 32))
+    a, b = (net.state_dict() for net in nets)
+    reached = [match_weights(symmetry, a, b, seed=3, tries=tries)[1] for tries in (1, 2, 4)]
+    assert reached == sorted(reached)
+    found, similarity = match_weights(symmetry, a, b, seed=3, tries=4)
+    moved = symmetry.permuted(a, found)
+    assert similarity == pytest.approx(sum(float((moved[n] * b[n]).sum()) for n in symmetry.axes), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn_cifar", "resnet18_cifar", "vgg11_cifar"])
+def test_what_nets_are_matched_by_moves_with_the_permutation_and_not_with_the_scale(name: str) -> None:
+    model = shaken(timm.create_model(name, num_classes=10, **SMALL.get(name, {"width": 0.25})))
+    symmetry = find_symmetry(model, torch.randn(2, 3, 32, 32))
+    plan = plan_layers(model, "fc" if name.startswith("resnet") else "head")
+    state = model.state_dict()
+    by = comparable(symmetry, plan, state)
+    permutations = symmetry.random(torch.Generator().manual_seed(0))
+    moved = comparable(symmetry, plan, symmetry.permuted(state, permutations))
+    for key, tensor in symmetry.permuted(by, permutations).items():
+        torch.testing.assert_close(moved[key], tensor, rtol=1e-4, atol=1e-5)
+    first, second = [spec for spec in plan.specs if spec.weight][:2]
+    factor = torch.rand(first.channels) + 0.5
+    scaled = dict(state)
+    if first.norm_weight is None:  # the unit's own scale; behind a ReLU nothing changes
+        scaled[first.weight] = state[first.weight] * factor[:, None, None, None]
+        scaled[first.bias] = state[first.bias] * factor
+        scaled[second.weight] = state[second.weight] / factor[None, :, None, None]
+    else:  # hidden by the norm
+        scaled[first.weight] = state[first.weight] * factor[:, None, None, None]
+        scaled[first.running_mean] = state[first.running_mean] * factor
+        scaled[first.running_var] = (state[first.running_var] + 1e-5) * factor.square() - 1e-5
+        if first.bias:
+            scaled[first.bias] = state[first.bias] * factor
+    for key, tensor in comparable(symmetry, plan, scaled).items():
+        torch.testing.assert_close(tensor, by[key], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -10,58 +10,143 @@ n entries of a space, H entries of a space with others within, T nets.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+import copy
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from wfcli.core.plan import LayerPlan
 from wfcli.core.spaces import Space, index_of, places
 from wfcli.core.symmetry import Symmetry, compose
 
 State = Mapping[str, Tensor]
 Permutations = dict[Space, Tensor]
+EPS = 1e-5  # of the batch norms
 ROUNDS = 50  # of all spaces; they stop changing after ten or so
 LEAST_GAIN = 1e-6  # of what is reached: a smaller one is rounding
 
 
-def match_weights(symmetry: Symmetry, state: State, target: State, seed: int = 0) -> tuple[Permutations, float]:
-    """Return the permutations of `state` that bring it nearest to `target`, and the inner product they reach."""
-    search = Search(symmetry, state, target)
-    search.begin()
-    search.go_on(seed)
-    return search.found, search.similarity()
+def match_weights(
+    symmetry: Symmetry, state: State, target: State, seed: int = 0, tries: int = 1
+) -> tuple[Permutations, float]:
+    """Return the permutations of `state` that bring it nearest to `target`, and the inner product they reach.
+
+    The order of the spaces decides where the search ends: of `tries` random ones the best is kept.
+    """
+    start = Search(symmetry, state, target)
+    start.begin()
+    found: list[tuple[Permutations, float]] = []
+    for number in range(tries):
+        search = start.copy() if number + 1 < tries else start
+        search.go_on(seed + number)
+        found.append((search.found, search.similarity()))
+    return max(found, key=lambda one: one[1])
 
 
-def match_all(symmetry: Symmetry, states: Sequence[State], seed: int = 0) -> list[Permutations]:
+def match_all(
+    symmetry: Symmetry, nets: Sequence[Callable[[], State]], seed: int = 0, tries: int = 1
+) -> list[Permutations]:
     """Return permutations of T nets that bring all of them into one frame: that of the net nearest to the others.
 
     All are matched to the first, which tells the net that is nearest to the others, and then to that one; after that
     each to the mean of the others, until none moves (MergeMany, algorithm 3 of the paper). There are no chains: from
     one net to another it is the same permutation straight and by way of a third.
+
+    `nets` give the weights to match by, anew each time: beside one of them the sum of all and a mean are in memory.
     """
-    names = [name for name in symmetry.axes if states[0][name].is_floating_point()]
-    middle = 0
+    identity = symmetry.identity()
+    middle, found = 0, [identity for _ in nets]
     for _ in range(2):
-        searches = [Search(symmetry, state, states[middle]) for state in states]
-        for number, search in enumerate(searches):
-            if number != middle:
-                search.begin()
-                search.go_on(seed)
-        flat = [torch.cat([search.moved[name].flatten().float() for name in names]) for search in searches]
-        products = torch.tensor([[float(a @ b) for b in flat] for a in flat])
-        before, middle = middle, int((products.sum(1) - products.diagonal()).argmax())
+        target = nets[middle]()
+        found = [
+            identity if number == middle else match_weights(symmetry, net(), target, seed, tries)[0]
+            for number, net in enumerate(nets)
+        ]
+        before, middle = middle, _nearest(symmetry, nets, found)
         if middle == before:
             break
+    total: dict[str, Tensor] = {}
+    for net, permutations in zip(nets, found, strict=True):
+        for name, tensor in symmetry.permuted(net(), permutations).items():
+            total[name] = total[name] + tensor if name in total else tensor.clone()
     for _ in range(ROUNDS):
         moved = False
-        for search in searches:
-            others = [other.moved for other in searches if other is not search]
-            search.aim({name: torch.stack([other[name].float() for other in others]).mean(0) for name in names})
-            moved |= search.go_on(seed)
+        for number, net in enumerate(nets):
+            own = symmetry.permuted(net(), found[number])
+            others = {name: (total[name] - tensor) / (len(nets) - 1) for name, tensor in own.items()}
+            search = Search(symmetry, own, others)
+            if search.go_on(seed):
+                moved = True
+                found[number] = compose(found[number], search.found)
+                for name, tensor in search.moved.items():
+                    total[name] += tensor - own[name]
         if not moved:
             break
-    return [search.found for search in searches]
+    return found
+
+
+def _nearest(symmetry: Symmetry, nets: Sequence[Callable[[], State]], found: Sequence[Permutations]) -> int:
+    """Return the number of the net with the largest inner product to the sum of the others, all in one frame."""
+    products = torch.zeros(len(nets), len(nets))
+    for i in range(len(nets)):
+        one = symmetry.permuted(nets[i](), found[i])
+        for j in range(i):
+            other = symmetry.permuted(nets[j](), found[j])
+            products[i, j] = products[j, i] = sum(float((one[name] * other[name]).sum()) for name in one)
+    return int(products.sum(1).argmax())
+
+
+def comparable(symmetry: Symmetry, plan: LayerPlan, state: State) -> dict[str, Tensor]:
+    """Return the weights to match a net by, float32: batch norms folded in, and no scale that a unit leaves open.
+
+    A unit whose incoming weights are all doubled and whose outgoing ones are halved computes the same behind a ReLU,
+    and a norm hides what comes before it. Here the incoming weights of every unit have length 1, and the outgoing ones
+    carry what was taken from them.
+    """
+    weights = {name: tensor.float() for name, tensor in state.items() if tensor.is_floating_point()}
+    for spec in plan.specs:
+        if spec.weight is None or spec.running_mean is None or spec.running_var is None:
+            continue
+        mean, variance = weights.pop(spec.running_mean), weights.pop(spec.running_var)
+        factor = (variance + EPS).rsqrt()
+        if spec.norm_weight is not None:
+            factor = factor * weights.pop(spec.norm_weight)
+        weights[spec.weight] = weights[spec.weight] * _along(factor, weights[spec.weight], 0)
+        shift = -mean * factor
+        for name in (spec.bias, spec.norm_bias):
+            if name is not None and name in weights:
+                shift = shift + (weights.pop(name) * (factor if name == spec.bias else 1))
+        kept = spec.norm_bias or spec.bias
+        if kept is not None:
+            weights[kept] = shift
+    for space in symmetry.spaces():  # in the order of the tensors: what comes out of one layer goes into the next
+        _take_scale(symmetry, weights, space)
+    return weights
+
+
+def _take_scale(symmetry: Symmetry, weights: dict[str, Tensor], space: Space) -> None:
+    """Give what goes into every unit of a space length 1, and what comes out of it that length."""
+    spots = [
+        (name, axis)
+        for name, axes in symmetry.axes.items()
+        if name in weights and not (weights[name].dim() > 2 and weights[name].shape[1] == 1)  # depthwise: in and out
+        for axis, root in enumerate(axes[:2])
+        if root.find() is space
+    ]
+    into = [name for name, axis in spots if axis == 0 and weights[name].dim() > 1]
+    if not into or space.within is not None:
+        return
+    length = torch.stack([weights[name].flatten(1).square().sum(1) for name in into]).sum(0).sqrt()
+    length = length.clamp_min(1e-6 * float(length.max()) + 1e-12)
+    for name, axis in spots:
+        scale = _along(length, weights[name], axis)
+        weights[name] = weights[name] * scale if axis else weights[name] / scale
+
+
+def _along(vector: Tensor, tensor: Tensor, axis: int) -> Tensor:
+    return vector.reshape([-1 if number == axis else 1 for number in range(tensor.dim())])
 
 
 class Search:
@@ -79,9 +164,11 @@ class Search:
         self.outer = [space for space in self.spots if space.within is None]
         self.stale = set(self.outer)  # those to look at: one of their tensors has changed since
 
-    def aim(self, target: State) -> None:
-        """Go for another net from here on."""
-        self.target, self.stale = target, set(self.outer)
+    def copy(self) -> Search:
+        """Return a search that goes on from here by itself; weights are shared until they are moved."""
+        other = copy.copy(self)
+        other.moved, other.found, other.stale = dict(self.moved), dict(self.found), set(self.stale)
+        return other
 
     def go_on(self, seed: int) -> bool:
         """Assign spaces in random orders until no other order is better; tell whether any was."""
@@ -175,7 +262,9 @@ class Search:
 
     def similarity(self) -> float:
         """Return the inner product of the two nets' weights."""
-        return float(sum((self.moved[name] * self.target[name]).sum() for name in self.symmetry.axes))
+        return float(
+            sum((self.moved[name] * self.target[name]).sum() for name in self.symmetry.axes if name in self.target)
+        )
 
 
 def match_activations(symmetry: Symmetry, ours: State, theirs: State, state: State, target: State) -> Permutations:
