@@ -46,7 +46,11 @@ def match_weights(
 
 
 def match_all(
-    symmetry: Symmetry, nets: Sequence[Callable[[], State]], seed: int = 0, tries: int = 1
+    symmetry: Symmetry,
+    nets: Sequence[Callable[[], State]],
+    seed: int = 0,
+    tries: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Permutations]:
     """Return permutations of T nets that bring all of them into one frame: that of the net nearest to the others.
 
@@ -55,15 +59,16 @@ def match_all(
     one net to another it is the same permutation straight and by way of a third.
 
     `nets` give the weights to match by, anew each time: beside one of them the sum of all and a mean are in memory.
+    `progress` is told how many nets have been matched, and of how many.
     """
     identity = symmetry.identity()
     middle, found = 0, [identity for _ in nets]
     for _ in range(2):
         target = nets[middle]()
-        found = [
-            identity if number == middle else match_weights(symmetry, net(), target, seed, tries)[0]
-            for number, net in enumerate(nets)
-        ]
+        for number, net in enumerate(nets):
+            one = number == middle
+            found[number] = identity if one else match_weights(symmetry, net(), target, seed, tries)[0]
+            progress(number + 1, len(nets))
         before, middle = middle, _nearest(symmetry, nets, found)
         if middle == before:
             break

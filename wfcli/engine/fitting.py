@@ -51,8 +51,21 @@ def load_named(text: str) -> Loaded:
     return Loaded(generator, source.name, digest)
 
 
+def relate(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
+    """Find out from the weights how the teachers are related; their heads do not count."""
+    views = [teachers.layout.timm_view(teacher) for teacher in checked]
+    head = head_keys(arch)
+    return regime(
+        views, [name for name, shape in teachers.layout.to_timm.values() if name not in head and len(shape) >= 2]
+    )
+
+
 def fit_generator(
-    asked: Loaded | None, arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]
+    asked: Loaded | None,
+    arch: Architecture,
+    teachers: Teachers,
+    checked: Sequence[Mapping[str, Tensor]],
+    relation: Regime,
 ) -> Fitted:
     """Find the generator for these teachers: the one `asked` for, the universal one, or none, with a warning.
 
@@ -60,9 +73,6 @@ def fit_generator(
         GeneratorError: a specialised generator of another architecture, base or set of classes.
     """
     views = [teachers.layout.timm_view(teacher) for teacher in checked]
-    head = head_keys(arch)
-    body = [name for name, shape in teachers.layout.to_timm.values() if name not in head and len(shape) >= 2]
-    relation = regime(views, body)
     if asked is not None:
         problem = _misfit(asked, arch, teachers, views, relation)
         return Fitted(asked, relation, f"generator {asked.name}: {problem}" if problem else _untried(asked, arch))

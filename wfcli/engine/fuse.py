@@ -29,6 +29,8 @@ from wfcli.errors import DataError, GeneratorError, Problems, WfError
 if TYPE_CHECKING:
     from wfcli.core.data import DataSpec
     from wfcli.core.guard import Verdict
+    from wfcli.core.regime import Regime
+    from wfcli.engine.align import Alignment
     from wfcli.engine.evaluate import Comparison
     from wfcli.engine.fitting import Fitted, Loaded
 
@@ -52,6 +54,7 @@ class FuseConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "keep"  # or float32, bfloat16, float16
+    align: str = "auto"  # independent teachers into one frame; or weights: any, none
     guard: bool = True  # against a generator's student that is worse than the soup
     probes: int = 0  # made-up images to fit the head on
     unlabelled: str | None = None  # images without labels to learn from
@@ -71,6 +74,7 @@ class FuseResult:
     generator_digest: str | None  # sha256 of its weights
     teachers: tuple[str, ...]
     weights: tuple[float, ...] | None  # of the teachers in the generator's student: the mean over its channels, 0..1
+    alignment: Alignment | None  # None: the teachers were left as they are
     regime: str | None  # how the teachers are related, one sentence; None where the method does not ask
     calibrated: bool
     probes: int  # made-up images that the head was fitted on
@@ -98,7 +102,17 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     teachers, loaded = _open(config, hooks)
     device = pick_device(config.device)
     checked = [Finite(checkpoint) for checkpoint in teachers.checkpoints]
-    found = _fit(config, teachers, checked, loaded, hooks)
+    relation, alignment = None, None
+    if config.align != "none" or config.method == "weightformer":
+        from wfcli.engine.fitting import relate
+
+        relation = relate(config.architecture, teachers, checked)
+        raise_nonfinite(checked)
+    if config.align == "weights" or (config.align == "auto" and relation is not None and not relation.shared_base):
+        from wfcli.engine.align import align
+
+        checked, alignment = align(config.architecture, teachers, checked, config.seed, hooks)
+    found = _fit(config, teachers, checked, loaded, relation, hooks)
     work = Work(config, teachers, checked, output_specs(teachers, config.dtype), device, hooks)
     offered = found.loaded if found else None
     calibrated = needs_images(config, teachers)
@@ -111,6 +125,8 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     broken = verdict is not None and verdict.broken
     loaded, rejected = (None, offered) if broken else (offered, None)
     record = _record(config, teachers, loaded, rejected, calibrated, seen)
+    if alignment is not None:
+        record["alignment"] = {"how": alignment.how, "moved": list(alignment.moved)}
     digest = write_checkpoint(config.output, work.specs, cast(tensors, work.specs, checked), record)
     seconds = time.perf_counter() - started
     names = tuple(checkpoint.name for checkpoint in teachers.checkpoints)
@@ -122,7 +138,8 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         generator_digest=loaded.digest if loaded else None,
         teachers=names,
         weights=tuple(work.weights) if loaded else None,
-        regime=found.regime.sentence(names) if found else None,
+        alignment=alignment,
+        regime=relation.sentence(names) if relation else None,
         calibrated=calibrated,
         probes=config.probes,
         unlabelled=seen,
@@ -223,15 +240,19 @@ def _check_training_split(data: DataSpec) -> None:
 
 
 def _fit(
-    config: FuseConfig, teachers: Teachers, checked: Sequence[Finite], loaded: Loaded | None, hooks: Hooks
+    config: FuseConfig,
+    teachers: Teachers,
+    checked: Sequence[Finite],
+    loaded: Loaded | None,
+    relation: Regime | None,
+    hooks: Hooks,
 ) -> Fitted | None:
     """Find the generator for these teachers, where the method wants one."""
-    if config.method != "weightformer":
+    if config.method != "weightformer" or relation is None:
         return None
     from wfcli.engine.fitting import fit_generator
 
-    found = fit_generator(loaded, config.architecture, teachers, checked)
-    raise_nonfinite(checked)
+    found = fit_generator(loaded, config.architecture, teachers, checked, relation)
     if found.warning is not None:
         hooks.warn(found.warning)
     return found

@@ -1,0 +1,150 @@
+"""Independent teachers in one frame: permuted as they are read, and proved to be the nets they were.
+
+T teachers, B images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
+from wfcli.core.matching import Permutations, comparable, match_all
+from wfcli.core.pieces import in_pieces
+from wfcli.core.plan import plan_layers
+from wfcli.core.spaces import index_of
+from wfcli.core.symmetry import Symmetry, find_symmetry
+from wfcli.engine.finite import Finite
+from wfcli.engine.hooks import Hooks
+from wfcli.engine.teachers import Teachers
+from wfcli.errors import ArchitectureError
+
+MOST_CHANGE = 1e-8  # of a teacher's answers in float64, relative to the largest
+TRIES = 3  # orders of the spaces; one for nets of more than so many parameters:
+SMALL = 10_000_000
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What was done to bring the teachers into one frame."""
+
+    how: str  # "weights"
+    moved: tuple[str, ...]  # names of the teachers with units in another order
+    spaces: int  # that may be permuted
+    share: float  # of the parameters in a tensor with such a space, 0..1
+    fixed: tuple[str, ...]  # operations that were not understood: what they touch stays as it is
+    change: float  # the largest of a teacher's answers, relative, in float64
+
+
+@dataclass
+class Aligned(Finite):
+    """A teacher whose units stand in the order of another's."""
+
+    orders: Mapping[str, list[tuple[int, Tensor]]] = field(default_factory=dict)  # name in the file -> axis, order
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # timm's, of these tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = super().__getitem__(name)
+        if name not in self.orders:
+            return tensor
+        moved = tensor.reshape(self.shapes[name])
+        for axis, order in self.orders[name]:
+            moved = moved.index_select(axis, order)
+        return moved.reshape(tensor.shape)
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """Read a tensor in pieces of rows, as `in_pieces` tells; one with units in another order is read whole."""
+        yield from in_pieces({name: self[name]}, name) if name in self.orders else super().pieces(name)
+
+
+def align(
+    arch: Architecture, teachers: Teachers, checked: Sequence[Finite], seed: int, hooks: Hooks
+) -> tuple[list[Finite], Alignment]:
+    """Match all teachers by their weights and return them in one frame, with what was done.
+
+    Raises:
+        ArchitectureError: the net cannot be followed, or a teacher would not be the net it was.
+    """
+    model, example = build_model(arch, teachers.num_classes), _example(arch)
+    hooks.progress("following the net", 0, 1)
+    symmetry = _symmetry(arch, model, example)
+    hooks.progress("following the net", 1, 1)
+    head = head_keys(arch)[0].removesuffix(".weight")
+    plan = plan_layers(model, head)
+    views = [teachers.layout.timm_view(teacher) for teacher in checked]
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    tries = TRIES if sum(sizes.values()) <= SMALL else 1
+    nets = [lambda view=view: comparable(symmetry, plan, view) for view in views]
+    with torch.inference_mode():
+        found = match_all(symmetry, nets, seed, tries, lambda done, total: hooks.progress("aligning", done, total))
+        changes = []
+        for number, (view, permutations) in enumerate(zip(views, found, strict=True)):
+            changes.append(_change(model, example, view, symmetry.permuted(dict(view), permutations)))
+            hooks.progress("checking", number + 1, len(views))
+    worst = max(changes)
+    if not worst <= MOST_CHANGE:
+        raise ArchitectureError(
+            f"{arch.label}: aligned, a teacher answers {worst:.1e} apart from before, expected {MOST_CHANGE:.0e} at most",
+            hint="this is a bug of wfcli, please report it; --align none leaves the teachers as they are",
+        )
+    aligned = [
+        _aligned(teacher, teachers, symmetry, permutations)
+        for teacher, permutations in zip(checked, found, strict=True)
+    ]
+    free = set(symmetry.spaces())
+    share = sum(
+        size
+        for name, size in sizes.items()
+        if any(leaf in free for axis in symmetry.axes.get(name, []) for leaf in axis.leaves())
+    )
+    return list(aligned), Alignment(
+        how="weights",
+        moved=tuple(one.checkpoint.name for one in aligned if one.orders),
+        spaces=len(free),
+        share=share / sum(sizes.values()),
+        fixed=tuple(dict.fromkeys(symmetry.unknown)),
+        change=worst,
+    )
+
+
+def _example(arch: Architecture) -> Tensor:
+    channels = int(dict(arch.args).get("in_chans", 3))
+    size = input_config(arch).size
+    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def _symmetry(arch: Architecture, model: torch.nn.Module, example: Tensor) -> Symmetry:
+    try:
+        return find_symmetry(model, example)
+    except Exception as error:  # torch.export raises what it likes
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ArchitectureError(
+            f"{arch.label}: its graph cannot be exported ({type(error).__name__}: {first})",
+            hint="--align none fuses the teachers as they are; only fine-tunes of one base give a good student so",
+        ) from error
+
+
+def _change(
+    model: torch.nn.Module, example: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> float:
+    """Return how far a net's answers move, in float64, relative to the largest."""
+    model = model.double().eval()
+    said = []
+    for state in (before, after):
+        model.load_state_dict({**model.state_dict(), **state})  # a file may lack BatchNorm's counters
+        said.append(model(example.double()))
+    return float((said[0] - said[1]).abs().max() / said[0].abs().max())
+
+
+def _aligned(teacher: Finite, teachers: Teachers, symmetry: Symmetry, permutations: Permutations) -> Aligned:
+    orders: dict[str, list[tuple[int, Tensor]]] = {}
+    for name, (timm_name, _) in teachers.layout.to_timm.items():
+        for axis, space in enumerate(symmetry.axes.get(timm_name, [])):
+            order = index_of(space, permutations)
+            if not torch.equal(order, torch.arange(len(order))):
+                orders.setdefault(name, []).append((axis, order))
+    shapes = {name: teachers.layout.to_timm[name][1] for name in orders}
+    return Aligned(teacher.checkpoint, teacher.problems, teacher.seen, orders, shapes)
