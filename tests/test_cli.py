@@ -44,6 +44,7 @@ fuse CKPT...
   --calibration-images = 4096
   --batch-size = 500
   --dtype = keep (keep float32 bfloat16 float16)
+  --align = auto (auto weights none)
   --guard --no-guard switch
   --probes = 0
   --unlabelled
@@ -135,6 +136,7 @@ train-teachers
   --json switch
 inspect CKPT...
   --weights switch
+  --plan switch
   --json switch
 list
   --json switch

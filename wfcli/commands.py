@@ -60,6 +60,7 @@ def fuse(
     calibration_images: opt.CalibrationImages = 4096,
     batch_size: opt.EvaluationBatch = 500,
     dtype: opt.DtypeOption = "keep",
+    align: opt.AlignOption = "auto",
     guard: opt.GuardOption = True,
     probes: opt.ProbesOption = 0,
     unlabelled: opt.UnlabelledOption = None,
@@ -101,6 +102,7 @@ def fuse(
         seed=seed,
         device=device,
         dtype=dtype,
+        align=align,
         guard=guard,
         probes=probes,
         unlabelled=unlabelled,
@@ -358,6 +360,7 @@ def _given(context: typer.Context, *names: str) -> list[str]:
 def inspect_checkpoints(
     checkpoints: opt.CheckpointsArgument,
     weights: opt.WeightsOption = False,
+    plan: opt.PlanOption = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Say what checkpoints hold, from their headers alone.
@@ -368,9 +371,8 @@ def inspect_checkpoints(
     """
     from wfcli.engine import inspect as engine
 
-    _run(
-        engine.inspect, engine.InspectConfig(checkpoints=tuple(checkpoints), weights=weights), report.inspected, as_json
-    )
+    config = engine.InspectConfig(checkpoints=tuple(checkpoints), weights=weights, plan=plan)
+    _run(engine.inspect, config, report.inspected, as_json)
 
 
 def list_generators(as_json: opt.JsonOption = False) -> None:

@@ -18,6 +18,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["keep", "float32", "bfloat16", "float16"]
 Attention = Literal["cross", "full"]
 Preset = Literal["universal", "weightformer", "specialised"]
+Align = Literal["auto", "weights", "none"]
 Trained = Literal["all", "mixing", "prior"]
 Shares = Literal["same", "dirichlet", "disjoint"]
 Optimiser = Literal["sgd", "adamw"]
@@ -57,6 +58,11 @@ WeightsOption = Annotated[
     bool, typer.Option("--weights", help="Read the weights too: shared base or not, distances, non-finite values.")
 ]
 
+PlanOption = Annotated[
+    bool,
+    typer.Option("--plan", help="Follow the net and say which units may be permuted, and which weights with them."),
+]
+
 # Architecture ------------------------------------------------------------------------------------------------------
 
 ArchitectureOption = Annotated[
@@ -83,6 +89,14 @@ GeneratorOption = Annotated[
         metavar="SRC",
         help="A folder, hf:owner/name or pretrained:NAME. [dim]\\[default: the universal one][/]",
         show_default=False,
+    ),
+]
+AlignOption = Annotated[
+    Align,
+    typer.Option(
+        "--align",
+        metavar="A",
+        help="Bring the units of the teachers into one order: auto (where they share no base), weights or none.",
     ),
 ]
 GuardOption = Annotated[

@@ -21,10 +21,11 @@ from wfcli.units import count, duration, megabytes, percent, points
 
 if TYPE_CHECKING:
     from wfcli.core.sources import Pretrained
+    from wfcli.engine.align import Alignment
     from wfcli.engine.evaluate import Comparison, Row
     from wfcli.engine.finetune import FinetuneResult
     from wfcli.engine.fuse import FuseResult
-    from wfcli.engine.inspect import Entry, InspectResult, WeightsReport
+    from wfcli.engine.inspect import Entry, InspectResult, Plan, WeightsReport
     from wfcli.engine.train_generator import TrainGeneratorResult
     from wfcli.engine.train_teachers import TrainTeachersResult
     from wfcli.engine.train_zoos import TrainZoosResult
@@ -169,8 +170,20 @@ def fused(result: FuseResult) -> RenderableType:
         _written(result.output, result.digest, result.seconds),
         made,
         None if result.regime is None else Text(result.regime),
+        None if result.alignment is None else _alignment(result.alignment),
         None if result.weights is None else _shares(result.teachers, result.weights),
         *table,
+    )
+
+
+def _alignment(alignment: Alignment) -> Text:
+    """Say what was brought into whose order, and that nothing else has changed."""
+    moved = ", ".join(alignment.moved) or "none needed it"
+    return _line(
+        f"aligned by {alignment.how}: {moved}",
+        f"{count(alignment.spaces)} spaces, {percent(alignment.share, 0)} % of the parameters",
+        f"each answers as before (to {alignment.change:.0e})",
+        f"left as they are: {', '.join(alignment.fixed)}" if alignment.fixed else None,
     )
 
 
@@ -291,7 +304,24 @@ def inspected(result: InspectResult) -> RenderableType:
         pieces += [Text(), *made]
     if result.weights is not None:
         pieces += [Text(), *_weights(result.entries, result.weights)]
+    for plan in result.plans:
+        pieces += [Text(), *_plan(plan)]
     return Group(*pieces)
+
+
+def _plan(plan: Plan) -> list[RenderableType]:
+    lines = []
+    for space in plan.spaces:
+        names = ", ".join(space.axes[:4]) + (f" and {len(space.axes) - 4} more" if len(space.axes) > 4 else "")
+        heads = f" in each of {space.heads} heads" if space.heads else ""
+        lines.append(Text.assemble((f"{space.size:,}{heads}", "bold"), f": {names}"))
+    head = _line(
+        plan.architecture,
+        f"{count(len(plan.spaces))} spaces whose units may be permuted",
+        f"{percent(plan.share, 0)} % of the parameters",
+    )
+    unknown = [Text(f"not understood, left as it is: {name}", style="yellow") for name in plan.unknown]
+    return [head, *unknown, Text(), *lines]
 
 
 def _made_by(entry: Entry) -> Text:

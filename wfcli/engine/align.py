@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
 from wfcli.core.matching import Permutations, comparable, match_all
 from wfcli.core.pieces import in_pieces
 from wfcli.core.plan import plan_layers
-from wfcli.core.spaces import index_of
+from wfcli.core.spaces import index_of, is_fixed
 from wfcli.core.symmetry import Symmetry, find_symmetry
 from wfcli.engine.finite import Finite
 from wfcli.engine.hooks import Hooks
@@ -68,15 +68,11 @@ def align(
     Raises:
         ArchitectureError: the net cannot be followed, or a teacher would not be the net it was.
     """
-    model, example = build_model(arch, teachers.num_classes), _example(arch)
-    hooks.progress("following the net", 0, 1)
-    symmetry = _symmetry(arch, model, example)
-    hooks.progress("following the net", 1, 1)
+    model, example, symmetry = follow(arch, teachers.num_classes, hooks)
     head = head_keys(arch)[0].removesuffix(".weight")
     plan = plan_layers(model, head)
     views = [teachers.layout.timm_view(teacher) for teacher in checked]
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    tries = TRIES if sum(sizes.values()) <= SMALL else 1
+    tries = TRIES if sum(parameter.numel() for parameter in model.parameters()) <= SMALL else 1
     nets = [lambda view=view: comparable(symmetry, plan, view) for view in views]
     with torch.inference_mode():
         found = match_all(symmetry, nets, seed, tries, lambda done, total: hooks.progress("aligning", done, total))
@@ -87,49 +83,53 @@ def align(
     worst = max(changes)
     if not worst <= MOST_CHANGE:
         raise ArchitectureError(
-            f"{arch.label}: aligned, a teacher answers {worst:.1e} apart from before, expected {MOST_CHANGE:.0e} at most",
+            f"{arch.label}: aligned, answers move by {worst:.1e} of the largest, expected at most {MOST_CHANGE:.0e}",
             hint="this is a bug of wfcli, please report it; --align none leaves the teachers as they are",
         )
     aligned = [
         _aligned(teacher, teachers, symmetry, permutations)
         for teacher, permutations in zip(checked, found, strict=True)
     ]
-    free = set(symmetry.spaces())
-    share = sum(
-        size
-        for name, size in sizes.items()
-        if any(leaf in free for axis in symmetry.axes.get(name, []) for leaf in axis.leaves())
-    )
     return list(aligned), Alignment(
         how="weights",
         moved=tuple(one.checkpoint.name for one in aligned if one.orders),
-        spaces=len(free),
-        share=share / sum(sizes.values()),
+        spaces=len(symmetry.spaces()),
+        share=free_share(model, symmetry),
         fixed=tuple(dict.fromkeys(symmetry.unknown)),
         change=worst,
     )
 
 
-def _example(arch: Architecture) -> Tensor:
+def follow(arch: Architecture, num_classes: int, hooks: Hooks) -> tuple[nn.Module, Tensor, Symmetry]:
+    """Build a net and an input [2, channels, size, size], and find what may be permuted in it.
+
+    Raises:
+        ArchitectureError: its graph cannot be exported.
+    """
+    model, size = build_model(arch, num_classes).eval(), input_config(arch).size
     channels = int(dict(arch.args).get("in_chans", 3))
-    size = input_config(arch).size
-    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def _symmetry(arch: Architecture, model: torch.nn.Module, example: Tensor) -> Symmetry:
+    example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    hooks.progress("following the net", 0, 1)
     try:
-        return find_symmetry(model, example)
+        symmetry = find_symmetry(model, example)
     except Exception as error:  # torch.export raises what it likes
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        told = str(error).strip().splitlines() or [""]
         raise ArchitectureError(
-            f"{arch.label}: its graph cannot be exported ({type(error).__name__}: {first})",
+            f"{arch.label}: its graph cannot be followed ({type(error).__name__}: {told[0]})",
             hint="--align none fuses the teachers as they are; only fine-tunes of one base give a good student so",
         ) from error
+    hooks.progress("following the net", 1, 1)
+    return model, example, symmetry
 
 
-def _change(
-    model: torch.nn.Module, example: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
-) -> float:
+def free_share(model: nn.Module, symmetry: Symmetry) -> float:
+    """Return the share of the parameters in a tensor with an axis that may be permuted, 0..1."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    free = [name for name in sizes if not all(is_fixed(axis) for axis in symmetry.axes.get(name, []))]
+    return sum(sizes[name] for name in free) / max(1, sum(sizes.values()))
+
+
+def _change(model: nn.Module, example: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
     """Return how far a net's answers move, in float64, relative to the largest."""
     model = model.double().eval()
     said = []

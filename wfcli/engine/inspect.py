@@ -24,6 +24,26 @@ class InspectConfig:
 
     checkpoints: tuple[str, ...]
     weights: bool = False
+    plan: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedSpace:
+    """Axes that are permuted alike."""
+
+    size: int
+    heads: int  # 0, or of how many entries of another space each has an order of its own
+    axes: tuple[str, ...]  # "layer1.0.conv1.weight[0]"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What may be permuted in a net without changing its function."""
+
+    architecture: str
+    spaces: tuple[PlannedSpace, ...]
+    share: float  # of the parameters in a tensor with a space, 0..1
+    unknown: tuple[str, ...]  # operations that were not understood: what they touch stays as it is
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,7 @@ class InspectResult:
 
     entries: tuple[Entry, ...]
     weights: WeightsReport | None
+    plans: tuple[Plan, ...] = ()  # one per architecture, where they were asked for
 
 
 def inspect(config: InspectConfig, hooks: Hooks | None = None) -> InspectResult:
@@ -84,7 +105,48 @@ def inspect(config: InspectConfig, hooks: Hooks | None = None) -> InspectResult:
             checkpoints.append(open_checkpoint(source.path, source.name))
     problems.raise_all()
     entries = tuple(_describe(checkpoint) for checkpoint in checkpoints)
-    return InspectResult(entries, _read_weights(checkpoints, hooks or Silent()) if config.weights else None)
+    hooks = hooks or Silent()
+    weights = _read_weights(checkpoints, hooks) if config.weights else None
+    return InspectResult(entries, weights, _plans(checkpoints, hooks) if config.plan else ())
+
+
+def _plans(checkpoints: Sequence[Checkpoint], hooks: Hooks) -> tuple[Plan, ...]:
+    """Follow the net of every architecture among the checkpoints.
+
+    Raises:
+        ArchitectureError: one is unknown, or cannot be followed.
+    """
+    from wfcli.engine.align import follow, free_share
+
+    plans: dict[str, Plan] = {}
+    problems = Problems()
+    for checkpoint in checkpoints:
+        label, layout = _recognise(checkpoint)
+        with problems:
+            if label is None or layout is None:
+                raise ArchitectureError(
+                    f"{checkpoint.name}: got tensors of no architecture that is known, expected one to follow",
+                    hint="files written by wfcli, and those of listed architectures, say which net they are of",
+                )
+            if label in plans:
+                continue
+            model, _, symmetry = follow(layout.arch, layout.num_classes, hooks)
+            spaces = tuple(
+                PlannedSpace(
+                    size=space.size,
+                    heads=0 if space.within is None else space.within.find().size,
+                    axes=tuple(
+                        f"{name}[{number}]"
+                        for name, axes in symmetry.axes.items()
+                        for number, axis in enumerate(axes)
+                        if space in axis.leaves()
+                    ),
+                )
+                for space in symmetry.spaces()
+            )
+            plans[label] = Plan(label, spaces, free_share(model, symmetry), tuple(dict.fromkeys(symmetry.unknown)))
+    problems.raise_all()
+    return tuple(plans.values())
 
 
 def _describe(checkpoint: Checkpoint) -> Entry:
