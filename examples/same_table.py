@@ -17,7 +17,19 @@ from pathlib import Path
 import heuristics
 from bench import calibrated, top1
 from look_inside import look
-from silo_table import Figures, Pair, known, leading, note, one_shot, open_bench, parse, trained, write_figures
+from silo_table import (
+    Figures,
+    Pair,
+    known,
+    leading,
+    mechanisms,
+    note,
+    one_shot,
+    open_bench,
+    parse,
+    trained,
+    write_figures,
+)
 
 from wfcli.core.generator import WeightFormer
 from wfcli.core.zoo import Zoo
@@ -35,14 +47,17 @@ def main() -> None:
     zoos = options.runs / options.kind
     generators, digests = trained(options.runs / "generators", lambda name: concerns(name, options.kind))
     done = known(options.output, digests)
+    usual = {name: one for name, one in generators.items() if not is_paper(name, options.kind)}
+    paper = {name: one for name, one in generators.items() if is_paper(name, options.kind)}
     for name in TESTS:
         bench = open_bench(zoos / name)
         for group, index in sets(bench.zoo, options.kind):
             pair = Pair(bench, index, f"{group}/{name}/{len(index)}/{'-'.join(map(str, index))}")
-            first = leading(generators) if group == "any" else ()
-            one_shot(pair, generators, done, first, probes=False)
+            one_shot(pair, usual, done, leading(usual) if group == "any" else (), probes=False)
             robust(pair, done)
-            note_weights(pair, zoos / name, generators, done)
+            note_weights(pair, zoos / name, usual, done)
+            if group == "any":
+                mechanisms(pair, paper, done)
             write_figures(options.output, "same_table", bench.zoo.architecture, digests, done)
         print(f"{name}: done", flush=True)
 
@@ -50,7 +65,12 @@ def main() -> None:
 def concerns(generator: str, kind: str) -> bool:
     """Tell whether a generator is in the tables: trained on silos alone, on the same data alone, or on both."""
     own = (f"same-{kind}-0", f"both-{kind}-0", "all-0")
-    return re.fullmatch(r"both-\d", generator) is not None or generator in own
+    return re.fullmatch(r"both-\d", generator) is not None or generator in own or is_paper(generator, kind)
+
+
+def is_paper(generator: str, kind: str) -> bool:
+    """Tell whether a generator is the paper's, or that without one of its mechanisms."""
+    return generator.startswith(f"same-{kind}-weightformer")
 
 
 def sets(zoo: Zoo, kind: str) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -6,6 +6,7 @@
 #               teachers, three tasks of unseen classes and CIFAR-10
 #   generators  for all kinds of nets: those of silo_teachers.sh go on, on silos and the same data; for the VGG alone:
 #               trained on the same data alone, and on both
+#   mechanisms  the paper's generator, and it without each of its mechanisms, on the VGG's teachers of the same data
 #   tables      sets of 2, 4 and 8 teachers, sound ones, any, and with so many bad ones: students, baselines, controls
 #
 # Not yet run to its end: the VGG's zoos take twenty minutes of one core. A stage is skipped when its output is there; an
@@ -35,6 +36,13 @@ generators() { # SEED
     generator both-vgg 0 1500 vgg "task same-task"
 }
 
+mechanisms() { # SEED: what the paper's generator and each of its three mechanisms bring
+    generator same-vgg-weightformer "$1" 1000 vgg same-task --preset weightformer
+    generator same-vgg-weightformer-no-flow "$1" 1000 vgg same-task --preset weightformer --no-flow
+    generator same-vgg-weightformer-no-mask "$1" 1000 vgg same-task --preset weightformer --no-mask
+    generator same-vgg-weightformer-no-shift "$1" 1000 vgg same-task --preset weightformer --shift-weight 0
+}
+
 tables() { # KIND: goes on where it stopped, and adds what new generators bring
     run "$RUNS/same-$1.json" python examples/same_table.py --runs "$RUNS" --kind "$1" --output "$RUNS/same-$1.json"
 }
@@ -47,7 +55,9 @@ everything() {
     generators 1 &
     generators 0
     wait $!
-    generators 2
+    generators 2 &
+    mechanisms 0
+    wait $!
     tables vit &
     { tables vgg; tables resnet; }
     wait $!

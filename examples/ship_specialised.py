@@ -1,7 +1,7 @@
 """Put the best specialised generator of one net of seen_dataset.sh into pretrained/, with its base and a card.
 
 The best is the one with the highest gain on the held-out teachers of its training log; test images play no part in it.
-The base goes along in half precision: a specialised generator is of use for fine-tunes of it alone.
+The base goes along, for a specialised generator is of use for fine-tunes of it alone. Base and prior are in bfloat16.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ def main() -> None:
     results = {options.place: json.loads((options.runs / f"{options.place}.json").read_text())}
     parameters = sum(p.numel() for p in generator.parameters())
     card = write_card(parameters, zoo, results, gains[best], best.name, len(folders))
+    for parameter in generator.prior.parameters():
+        parameter.data = parameter.data.bfloat16()
     digest = save_generator(target, generator, card)
     base = open_checkpoint(place / "base" / "teacher-00.safetensors")
     state = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in base.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from write_silo_results import HERE, HEURISTICS, KINDS, Rows, Values, best_of, figure, rows_of
+from write_silo_results import HERE, HEURISTICS, KINDS, Rows, Values, best_of, figure, mechanisms, rows_of
 
 # The rules of thumb, and those that trust teachers less which stand apart: by how their rows begin.
 SIMPLE = (*HEURISTICS[::2], "distance from the mean ^1", "distance from the mean ^2", "distance from the mean ^4")
@@ -39,6 +39,13 @@ ROWS = {
     "control: generator trained on both, destroyed teachers": "control: generator both-{kind}, destroyed teachers",
     "control: one generator for all, destroyed teachers": "control: generator both, destroyed teachers",
     "ensemble": "ensemble",
+}
+PAPER = {
+    "`universal`": "same-vgg",
+    "`weightformer`: full attention, mask, raw rows, residual, shift consistency 0.1": "same-vgg-weightformer",
+    "`weightformer` without flow": "same-vgg-weightformer-no-flow",
+    "`weightformer` without mask": "same-vgg-weightformer-no-mask",
+    "`weightformer` without shift consistency": "same-vgg-weightformer-no-shift",
 }
 COMPARED = (
     "best of nine simple rules (chosen here), calibrated",
@@ -93,6 +100,10 @@ def page(results: Mapping[str, Any]) -> str:
         faults = sorted({key.split("/")[0] for key in results["vgg"]["figures"] if key.startswith("one bad")})
         found = {fault.partition(": ")[2]: named(rows_of(results["vgg"], fault, 4), "vgg") for fault in faults}
         parts.append(f"## One of four with a fault (VGG-11)\n\n{table(found)}")
+        paper = {f"K = {count}": rows_of(results["vgg"], "any", count, "0") for count in COUNTS}
+        parts.append(
+            "## The paper's mechanisms (VGG-11, any teachers, data-free, one seed)\n\n" + mechanisms(paper, PAPER)
+        )
     parts.append("## Weight of the bad teachers\n\n" + weights(results))
     parts.append("## Differences\n\n" + "\n".join(f"- {line}" for line in differences(results)) + "\n")
     return "\n".join(parts)

@@ -68,12 +68,12 @@ COMPARED = (
 )
 HEAD = """# examples/seen_dataset.sh: all tables
 
-Top-1 in %. Fine-tunes that all saw the same 35,000 images of CIFAR-10 (from a base trained on CIFAR-100) or of
-CIFAR-100 (from a base trained on CIFAR-10), recipes varied; generators learn from twelve of them, on 10,000 images that
-no teacher has seen, and are tested on sets of K of ten others, 5,000 test images. Each figure is a mean over five
-sets, ± half its 95 % interval; generators of the first table: three seeds. Calibrated: BatchNorm statistics of 1,000
-augmented images. Distillation on the images of teachers and generators together, rates chosen on validation images. The
-raw numbers are in the JSON files beside this page.
+Top-1 in %. Fine-tunes that all saw the same 35,000 images of CIFAR-10 (from a base trained on CIFAR-100; the
+Transformer 5,000) or of CIFAR-100 (from a base trained on CIFAR-10), recipes varied; generators learn from twelve of
+them, on 10,000 images that no teacher has seen, and are tested on sets of K of ten others, 5,000 test images. Each
+figure is a mean over five sets, ± half its 95 % interval; generators of the first table: three seeds. Calibrated:
+BatchNorm statistics of 1,000 augmented images. Distillation on the images of teachers and generators together, rates
+chosen on validation images. The raw numbers are in the JSON files beside this page.
 
 """
 

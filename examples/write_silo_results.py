@@ -193,24 +193,30 @@ def page(results: Mapping[str, Any]) -> str:
         "## With images without labels (three subsets a task)\n\n" + plain_table(columns, UNLABELLED) + joint(results)
     )
     if "vgg" in results:
+        columns = {
+            f"VGG-11, K = {count}": {
+                row: {pair: value for pair, value in values.items() if pair.startswith("test")}
+                for row, values in rows_of(results["vgg"], "dirichlet 0.3", count, "0").items()
+            }
+            for count in (3, 6)
+        }
         parts.append(
-            "## The paper's mechanisms (three tasks of CIFAR-100, data-free, one seed)\n\n" + mechanisms(results["vgg"])
+            "## The paper's mechanisms (three tasks of CIFAR-100, data-free, one seed)\n\n"
+            + mechanisms(columns, MECHANISMS)
         )
     return "\n".join(parts)
 
 
-def mechanisms(result: Mapping[str, Any]) -> str:
-    """Write the generators with and without each mechanism, and how they differ from `universal`, pair by pair."""
-    counts = (3, 6)
-    head = [text for count in counts for text in (f"VGG-11, K = {count}", "difference to `universal`")]
+def mechanisms(columns: Mapping[str, Rows], names: Mapping[str, str]) -> str:
+    """Write the data-free rows of some generators, the usual one first, and how the others differ from it."""
+    usual = next(iter(names.values()))
+    head = [text for title in columns for text in (title, "difference to `universal`")]
     lines = ["| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
-    columns = [rows_of(result, "dirichlet 0.3", count, "0") for count in counts]
-    for label, name in MECHANISMS.items():
+    for label, name in names.items():
         cells = []
-        for rows in columns:
-            usual = rows.get("generator vgg, data-free", {})
-            here = {p: v for p, v in rows.get(f"generator {name}, data-free", {}).items() if p.startswith("test")}
-            apart = [] if name == "vgg" else [here[p] - usual[p] for p in here if p in usual]
+        for rows in columns.values():
+            first, here = (rows.get(f"generator {one}, data-free", {}) for one in (usual, name))
+            apart = [] if name == usual else [here[key] - first[key] for key in here if key in first]
             cells += [figure(list(here.values())), figure(apart, "+")]
         if any(cells):
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
