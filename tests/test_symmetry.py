@@ -13,6 +13,7 @@ from torch.nn import functional
 import wfcli.core.small_models  # noqa: F401  registers the small-image variants
 from wfcli.core.matching import comparable, match_activations, match_all, match_weights
 from wfcli.core.plan import plan_layers
+from wfcli.core.repair import lengthened, repair
 from wfcli.core.spaces import Space, cut, fix, index_of, is_fixed, places, product, split_product, total, unify
 from wfcli.core.symmetry import Symmetry, compose, find_symmetry, observe
 
@@ -323,3 +324,62 @@ def test_permutations_one_after_the_other() -> None:
     twice = symmetry.permuted(symmetry.permuted(state, first), second)
     at_once = symmetry.permuted(state, compose(first, second))
     assert all(torch.equal(twice[key], at_once[key]) for key in state)
+
+
+# Repair ---------------------------------------------------------------------------------------------------------------
+
+
+def spread_of(model: nn.Module, state: dict[str, Tensor], layer: str, images: Tensor) -> Tensor:
+    """Return the standard deviation of a layer's outputs, per channel."""
+    model.load_state_dict(state)
+    seen: list[Tensor] = []
+    handle = (
+        model.eval()
+        .get_submodule(layer)
+        .register_forward_hook(lambda module, args, output: seen.append(output.clone()))
+    )
+    with torch.no_grad():
+        model(images)
+    handle.remove()
+    return seen[0].transpose(0, 1).flatten(1).std(1)
+
+
+def test_repair_gives_the_spreads_of_the_teachers_back() -> None:
+    models = [shaken(timm.create_model("vgg11_cifar", num_classes=10, width=0.25)) for _ in range(3)]
+    states = [{key: value.clone() for key, value in model.state_dict().items()} for model in models]
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    average = {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
+    mended = repair(models[0], "head", average, states, [images])
+    last = [name for name, module in models[0].named_modules() if isinstance(module, nn.Conv2d)][-1]
+    wanted = torch.stack([spread_of(models[0], state, last, images) for state in states]).mean(0)
+    before, after = (spread_of(models[0], dict(state), last, images) for state in (average, mended))
+    assert float((before / wanted).mean()) < 0.5
+    torch.testing.assert_close(after, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vgg11_cifar", "vgg11_bn_cifar"])
+def test_without_images_rows_get_their_length_back_or_norms_learn_that_they_are_shorter(name: str) -> None:
+    model = timm.create_model(name, num_classes=10, width=0.25)
+    plan = plan_layers(model, "head")
+    draw = torch.Generator().manual_seed(0)
+    states = [
+        {key: torch.randn(v.shape, generator=draw) if v.dim() > 1 else v for key, v in model.state_dict().items()}
+        for _ in range(4)
+    ]
+    average = {
+        key: torch.stack([s[key] for s in states]).mean(0) if v.is_floating_point() else v
+        for key, v in states[0].items()
+    }
+    mended = lengthened(plan, average, states)
+    spec = plan.specs[3]
+    if spec.running_var is None:
+        length = mended[spec.weight].flatten(1).norm(dim=1)
+        wanted = torch.stack([s[spec.weight].flatten(1).square().sum(1) for s in states]).mean(0).sqrt()
+        torch.testing.assert_close(length, wanted)
+    else:  # four rows at right angles: their mean has half the length
+        assert float((mended[spec.running_var] / average[spec.running_var]).mean()) == pytest.approx(0.25, abs=0.02)
+        assert torch.equal(mended[spec.weight], average[spec.weight])
+    assert torch.equal(mended["head.weight"], average["head.weight"])
+    same = lengthened(plan, states[0], [states[0]] * 3)
+    for key, value in same.items():
+        torch.testing.assert_close(value, states[0][key])

@@ -2,7 +2,7 @@
 
 REPAIR (Jordan et al. 2022, arXiv 2211.08403, section 4): every unit's pre-activation gets the mean and the spread that
 the aligned nets have on average, folded back into weights and biases. A net with BatchNorm needs its statistics anew
-instead (`calibrate`).
+instead (`calibrate`). Without images both follow from the lengths of the rows: `lengthened`.
 
 T nets, N channels of a layer.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from wfcli.core.plan import LayerPlan
 
 State = Mapping[str, Tensor]
 LEAST_SPREAD = 1e-4  # of a layer's mean one: what varies less is off, and stays so
@@ -47,6 +49,32 @@ def repair(model: nn.Module, head: str, student: State, teachers: Sequence[State
         if bias in student:
             repaired[bias] = (student[bias] - had[name].mean) * factor + wanted[name].mean
     return repaired
+
+
+def lengthened(plan: LayerPlan, student: State, teachers: Sequence[State]) -> dict[str, Tensor]:
+    """Return the student with the spreads that its aligned teachers have, as far as weights tell: without images.
+
+    On inputs that vary alike in all directions a unit's output varies as the length of its row. The average of T rows
+    is shorter than they are. A norm behind it learns that (its running variance shrinks by the square); without one the
+    row gets the teachers' mean square length back. The head stays as it is.
+    """
+    mended = dict(student)
+    for spec in plan.specs:
+        if spec.weight is None or spec.kind in ("head", "free"):
+            continue
+        own = _square(student[spec.weight])
+        wanted = torch.stack([_square(teacher[spec.weight]) for teacher in teachers]).mean(0)
+        ratio = torch.where(own > LEAST_SPREAD**2 * wanted, wanted / own.clamp_min(1e-30), 1.0)
+        if spec.running_var is not None:
+            mended[spec.running_var] = student[spec.running_var] / ratio
+        elif spec.norm_weight is None:
+            factor = ratio.sqrt().reshape(-1, *[1] * (student[spec.weight].dim() - 1))
+            mended[spec.weight] = student[spec.weight] * factor
+    return mended
+
+
+def _square(weight: Tensor) -> Tensor:
+    return weight.float().flatten(1).square().sum(1)
 
 
 def _mean(spreads: Sequence[Spread]) -> Spread:
