@@ -29,7 +29,9 @@ class Spread:
     std: Tensor
 
 
-def repair(model: nn.Module, head: str, student: State, teachers: Sequence[State], images: Sequence[Tensor]) -> State:
+def repair(
+    model: nn.Module, head: str, student: State, teachers: Sequence[State], images: Sequence[Tensor]
+) -> dict[str, Tensor]:
     """Return the student with the means and spreads that its aligned teachers have on some images, [B, ...] each.
 
     `model` is one of the architecture, whatever its weights; `head`, the module of the classifier, stays as it is. A

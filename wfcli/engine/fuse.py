@@ -113,11 +113,12 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
 
         checked, alignment = align(config.architecture, teachers, checked, config.seed, hooks)
     found = _fit(config, teachers, checked, loaded, relation, hooks)
-    work = Work(config, teachers, checked, output_specs(teachers, config.dtype), device, hooks)
+    work = Work(config, teachers, checked, output_specs(teachers, config.dtype), device, hooks, alignment is not None)
     offered = found.loaded if found else None
     calibrated = needs_images(config, teachers)
     verdict, seen = None, 0
-    if calibrated or config.probes or config.unlabelled is not None or (offered is not None and config.guard):
+    looking = calibrated or config.probes or config.unlabelled is not None or alignment is not None
+    if looking or (offered is not None and config.guard):
         student, verdict, seen = looked_at(work, offered, calibrated)
         tensors = iter(student.items())
     else:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wfcli.engine.polish import Nets
 
 LEAST_IMAGES = 16  # to learn from
+REPAIR_IMAGES = 2000  # at most
 LOOK_PIXELS = 256 * 32 * 32  # of images that nets are looked at with, at a time
 
 
@@ -43,6 +44,7 @@ class Work:
     specs: Mapping[str, TensorSpec]
     device: torch.device
     hooks: Hooks
+    aligned: bool = False  # whether the teachers were independent, and stand in one frame now
     weights: list[float] = field(default_factory=list)  # of the teachers, once a generator has made the student
 
     def nets(self) -> Nets:
@@ -75,6 +77,8 @@ def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[d
     def finished(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
         made = join(tensors)
         raise_nonfinite(work.checked)
+        if work.aligned:
+            _mend(work, made, images)
         if calibrated and images is not None:
             calibrate(made, config.architecture, teachers, images, config.seed, work.device, work.hooks)
         return made
@@ -131,6 +135,27 @@ def _load_images(config: FuseConfig) -> Images | None:
 def sees_colours(config: FuseConfig) -> bool:
     """Tell whether the net takes images of three channels, as made-up ones have."""
     return dict(config.architecture.args).get("in_chans", 3) == 3
+
+
+def _mend(work: Work, student: dict[str, Tensor], images: Images | None) -> None:
+    """Give the mean of aligned nets, in place, the spreads that averaging has taken from its units."""
+    import torch
+
+    from wfcli.core.images import to_input
+    from wfcli.core.plan import plan_layers
+    from wfcli.core.repair import lengthened, repair
+
+    nets, view = work.nets(), work.teachers.layout.timm_view
+    with torch.inference_mode():
+        if images is None or any(name.endswith(STATISTICS) for name in nets.blank.state_dict()):
+            mended = lengthened(plan_layers(nets.blank, nets.head), view(student), nets.teachers)
+        else:
+            work.hooks.progress("repairing", 0, 1)
+            pixels = images.pixels[torch.arange(min(len(images), REPAIR_IMAGES))]
+            batches = [to_input(part, nets.bench.settings) for part in torch.split(pixels, nets.bench.batch_size)]
+            mended = repair(nets.blank, nets.head, view(student), nets.teachers, batches)
+            work.hooks.progress("repairing", 1, 1)
+    _update(work, student, mended)
 
 
 def _refit_on_probes(work: Work, student: dict[str, Tensor]) -> None:

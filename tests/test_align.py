@@ -1,0 +1,131 @@
+"""`fuse --align`: independent teachers come into one frame by themselves, and each is shown to be the net it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+import wfcli.core.small_models  # noqa: F401  registers the small-image variants
+from tests.conftest import Ran
+from wfcli.core.checkpoint import open_checkpoint, save_state
+from wfcli.core.symmetry import find_symmetry
+
+NETS = ("vgg11_bn_cifar", "vgg11_cifar", "vit_tiny_cifar")
+WIDTHS = {"vgg11_bn_cifar": 0.125, "vgg11_cifar": 0.125, "vit_tiny_cifar": 0.34}
+Cli = Callable[..., Ran]
+
+
+def net(name: str) -> torch.nn.Module:
+    return timm.create_model(name, num_classes=10, width=WIDTHS[name]).eval()
+
+
+def shuffled_pair(name: str, folder: Path) -> tuple[torch.nn.Module, list[Path]]:
+    """Write a net, and a near copy of it with its units in another order; return the net and both files."""
+    torch.manual_seed(0)
+    model = net(name)
+    symmetry = find_symmetry(model, torch.randn(2, 3, 32, 32))
+    state = model.state_dict()
+    near = {
+        key: value + 0.01 * value.std() * torch.randn_like(value) if value.dim() > 1 else value
+        for key, value in state.items()
+    }
+    other = symmetry.permuted(near, symmetry.random(torch.Generator().manual_seed(1)))
+    paths = [folder / "one.safetensors", folder / "other.safetensors"]
+    for path, tensors in zip(paths, (state, other), strict=True):
+        save_state(path, {key: value.contiguous() for key, value in tensors.items()}, {})
+    return model, paths
+
+
+def answers(model: torch.nn.Module, path: Path) -> Tensor:
+    model.load_state_dict(dict(open_checkpoint(path)))
+    with torch.no_grad():
+        found: Tensor = model(torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(2)))
+    return found
+
+
+def arguments(name: str) -> tuple[str, ...]:
+    return ("--arch", name, "--arch-arg", f"width={WIDTHS[name]}")
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("method", ["soup", "weightformer"])
+def test_a_shuffled_copy_is_found_again(wfcli: Cli, tmp_path: Path, name: str, method: str) -> None:
+    model, paths = shuffled_pair(name, tmp_path)
+    ran = wfcli("fuse", *paths, *arguments(name), "--method", method, "-o", tmp_path / "s.safetensors", "--json")
+    assert ran.code == 0, ran.stderr
+    told = json.loads(ran.stdout)["alignment"]
+    assert told["how"] == "weights"
+    assert told["moved"] == ["other"] or told["moved"] == ["other.safetensors"]
+    assert told["share"] > 0.99
+    assert told["change"] <= 1e-8
+    assert told["fixed"] == []
+    teacher, student = answers(model, paths[0]), answers(model, tmp_path / "s.safetensors")
+    assert float((student - teacher).norm() / teacher.norm()) < 0.1
+    record = open_checkpoint(tmp_path / "s.safetensors").provenance or {}
+    assert record["alignment"] == {"how": "weights", "moved": told["moved"]}
+
+
+def test_without_alignment_the_average_is_another_net(wfcli: Cli, tmp_path: Path) -> None:
+    model, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
+    out = tmp_path / "s.safetensors"
+    ran = wfcli("fuse", *paths, *arguments("vgg11_bn_cifar"), "--align", "none", "-o", out, "--json")
+    assert ran.code == 0
+    assert json.loads(ran.stdout)["alignment"] is None
+    assert "alignment" not in (open_checkpoint(out).provenance or {})
+    teacher, student = answers(model, paths[0]), answers(model, out)
+    assert float((student - teacher).norm() / teacher.norm()) > 0.5
+
+
+def test_fine_tunes_are_left_alone_unless_told(wfcli: Cli, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = net("vgg11_bn_cifar").state_dict()
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for path in paths:
+        save_state(
+            path, {k: v + 0.001 * torch.randn_like(v) if v.is_floating_point() else v for k, v in state.items()}, {}
+        )
+    args = (
+        "fuse",
+        *paths,
+        *arguments("vgg11_bn_cifar"),
+        "--method",
+        "soup",
+        "-o",
+        tmp_path / "s.safetensors",
+        "--json",
+    )
+    assert json.loads(wfcli(*args).stdout)["alignment"] is None
+    told = json.loads(wfcli(*args, "--align", "weights").stdout)["alignment"]
+    assert told["moved"] == []  # they stand in one order already
+
+
+def test_a_net_that_cannot_be_followed_is_an_error_with_a_way_out(
+    wfcli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
+
+    def broken(model: torch.nn.Module, example: Tensor) -> None:
+        raise RuntimeError("data-dependent control flow\nmore")
+
+    monkeypatch.setattr("wfcli.engine.align.find_symmetry", broken)
+    ran = wfcli("fuse", *paths, *arguments("vgg11_bn_cifar"), "-o", tmp_path / "s.safetensors")
+    assert ran.code == 1
+    assert "graph cannot be followed (RuntimeError: data-dependent control flow)" in ran.stderr
+    assert "--align none" in ran.stderr
+    assert not (tmp_path / "s.safetensors").exists()
+
+
+def test_inspect_shows_what_may_be_permuted(wfcli: Cli, tmp_path: Path) -> None:
+    _, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
+    ran = wfcli("inspect", paths[0], "--plan")
+    assert ran.code == 0
+    assert "8 spaces whose units may be permuted" in " ".join(ran.stdout.split())
+    assert "features.0.weight[0]" in ran.stdout
+    (plan,) = json.loads(wfcli("inspect", *paths, "--plan", "--json").stdout)["plans"]
+    assert [space["size"] for space in plan["spaces"]] == [8, 16, 32, 32, 64, 64, 64, 64]
