@@ -86,7 +86,7 @@ def main() -> None:
     digest = save_generator(target, generator, card)
     base = open_checkpoint(place / "base" / "teacher-00.safetensors")
     state = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in base.items()}
-    save_state(target / "base.safetensors", state, base.provenance() or {})
+    save_state(target / "base.safetensors", state, base.provenance or {})
     print(f"{best.name} -> {target.name}, sha256 {digest}, {sum(f.stat().st_size for f in target.iterdir()):,} bytes")
 
 

@@ -103,6 +103,7 @@ train-generator
   --shift-weight
   --zoo-teachers
   --max-teachers = 8
+  --views = 2
   --steps = 1000
   --lr = 0.002
   --batch-size = 256

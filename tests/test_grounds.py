@@ -19,7 +19,7 @@ from wfcli.core.views import Views
 from wfcli.core.zoo import read_zoo
 from wfcli.engine import generator_run
 from wfcli.engine.generator_run import GeneratorRun, _accuracies
-from wfcli.engine.grounds import VIEWS, _roles, hold_out, open_zoos, read_ground
+from wfcli.engine.grounds import _roles, hold_out, open_zoos, read_ground
 from wfcli.engine.hooks import Silent
 from wfcli.engine.team import Team
 from wfcli.engine.train_generator import TrainGeneratorConfig
@@ -66,11 +66,11 @@ def test_a_ground_has_the_images_of_its_roles_and_the_answers_of_its_teachers(di
     ground = read_ground(opened, seed=0, device=CPU)
     images = load_images(opened.zoo.data, "generator", 32)
     validation = load_images(opened.zoo.data, "validation", 32)
-    assert ground.train.pixels.shape == (VIEWS * len(images), 3, 32, 32)
-    assert torch.equal(ground.train.labels, images.labels.repeat(VIEWS))
+    assert ground.train.pixels.shape == (2 * len(images), 3, 32, 32)
+    assert torch.equal(ground.train.labels, images.labels.repeat(2))
     assert torch.equal(ground.validation.pixels, validation.pixels[torch.arange(len(validation))])
-    assert ground.train.log_probs.shape == (5, VIEWS * len(images), 10)
-    torch.testing.assert_close(ground.train.log_probs.exp().sum(2), torch.ones(5, VIEWS * len(images)))
+    assert ground.train.log_probs.shape == (5, 2 * len(images), 10)
+    torch.testing.assert_close(ground.train.log_probs.exp().sum(2), torch.ones(5, 2 * len(images)))
     right = (ground.validation.log_probs.argmax(2) == validation.labels).float().mean(1)
     recorded = torch.tensor([teacher.top1 for teacher in opened.zoo.teachers])
     torch.testing.assert_close(right, recorded, rtol=0, atol=0.02)

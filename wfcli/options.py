@@ -168,6 +168,16 @@ BlocksOption = Annotated[
     ),
 ]
 MaxTeachers = Annotated[int, typer.Option("--max-teachers", metavar="N", min=2, help="Most teachers in one step.")]
+ViewsOption = Annotated[
+    int,
+    typer.Option(
+        "--views",
+        metavar="N",
+        min=1,
+        help="Augmented copies of every image; all teachers answer each of them.",
+        rich_help_panel=TRAINING,
+    ),
+]
 AttentionOption = Annotated[
     Attention | None,
     typer.Option(

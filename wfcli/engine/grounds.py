@@ -29,7 +29,6 @@ from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
 from wfcli.errors import CheckpointError, DataError, GeneratorError, Problems, SourceError
 
-VIEWS = 2  # augmented copies of the generator's images; every teacher answers each of them once
 VALIDATION_IMAGES = 5000
 HELD_OUT_SHARE = 0.3  # of the teachers of a zoo that is not held out whole
 # How many images the teachers answer at a time: a thousand small ones, fewer large ones.
@@ -127,8 +126,10 @@ def _roles(zoo: Zoo, held: HoldOut) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(n for n in everyone if n not in spread), tuple(sorted(spread))
 
 
-def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
+def read_ground(opened: OpenZoo, seed: int, device: torch.device, views: int = 2) -> Ground:
     """Read the teachers of a zoo and the images of its generator and validation roles.
+
+    `views`: augmented copies of the generator's images; every teacher answers each of them once.
 
     Raises:
         CheckpointError: a teacher has numbers that are not finite, or is not the one that zoo.json describes.
@@ -154,7 +155,7 @@ def read_ground(opened: OpenZoo, seed: int, device: torch.device) -> Ground:
         layers=layers,
         constants=constants,
         settings=settings,
-        train=pool(make_views(images, VIEWS, draw, device), images.labels.repeat(VIEWS)),
+        train=pool(make_views(images, views, draw, device), images.labels.repeat(views)),
         validation=pool(checking.pixels[torch.arange(len(checking))].to(device), checking.labels),
         teachers=opened.teachers,
         held_out=opened.held_out,

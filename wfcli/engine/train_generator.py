@@ -43,6 +43,7 @@ class TrainGeneratorConfig:
     batch_size: int = 256
     lr: float = 2e-3
     max_teachers: int = 8
+    views: int = 2  # augmented copies of the images; teachers answer them once, before the first step
     init: str | None = None  # the generator it starts from; None: an untrained one, which gives the soup
     train: str = "all"  # or "mixing" or "prior": the rest stays as it was
     width: int | None = None  # None: as of the generator it starts from, or else as the preset says; the next three too
@@ -110,7 +111,7 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
         grounds = []
         for number, entry in enumerate(opened):
             hooks.progress("reading zoos", number, len(opened))
-            grounds.append(read_ground(entry, seed_for(config.seed, 1, number), device))
+            grounds.append(read_ground(entry, seed_for(config.seed, 1, number), device, config.views))
         hooks.progress("reading zoos", len(opened), len(opened))
         torch.manual_seed(seed_for(config.seed, 2))
         generator = build_generator(config, opened, grounds, first).to(device)
@@ -148,6 +149,7 @@ def _check(config: TrainGeneratorConfig) -> None:
         ("batch-size", config.batch_size, "at least 2", config.batch_size >= 2),
         ("lr", config.lr, "more than 0 and finite", 0 < config.lr < math.inf),
         ("max-teachers", config.max_teachers, "at least 2", config.max_teachers >= 2),
+        ("views", config.views, "at least 1", config.views >= 1),
         ("train", config.train, f"one of {', '.join(TRAINED)}", config.train in TRAINED),
         ("train", config.train, "--preset specialised for it", config.train != "prior" or PRESETS[config.preset].prior),
         ("width", config.width, f"a multiple of {HEADS}", config.width is None or config.width % HEADS == 0),
