@@ -90,6 +90,7 @@ def check(name: str) -> dict[str, Any]:
         before = model(x)
         moved = symmetry.permuted(model.state_dict(), symmetry.random(torch.Generator().manual_seed(1)))
         model.load_state_dict(moved)
+        model.train().eval()  # some keep what they computed from weights until then
         change = float((model(x) - before).abs().max() / before.abs().max())
     return {
         "spaces": len(symmetry.spaces()),
@@ -105,7 +106,7 @@ def line(name: str, found: Mapping[str, Any]) -> str:
     """Write one row."""
     passed = "exact" if found["change"] <= MOST_CHANGE else "**WRONG**"
     within = f" ({found['heads']} within heads)" if found["heads"] else ""
-    unknown = ", ".join(found["unknown"])
+    unknown = ", ".join(sorted({name.partition(" in ")[0] for name in found["unknown"]}))
     return (
         f"| {found['family']} | {name} | {found['spaces']}{within} | {100 * found['share']:.1f} | "
         f"{found['change']:.0e} | {passed} | {unknown} |"

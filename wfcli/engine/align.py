@@ -131,11 +131,11 @@ def free_share(model: nn.Module, symmetry: Symmetry) -> float:
 
 def _change(model: nn.Module, example: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
     """Return how far a net's answers move, in float64, relative to the largest."""
-    model = model.double().eval()
+    model = model.double()
     said = []
     for state in (before, after):
         model.load_state_dict({**model.state_dict(), **state})  # a file may lack BatchNorm's counters
-        said.append(model(example.double()))
+        said.append(model.train().eval()(example.double()))  # some keep what they computed from weights until then
     return float((said[0] - said[1]).abs().max() / said[0].abs().max())
 
 
