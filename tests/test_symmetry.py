@@ -15,7 +15,7 @@ from wfcli.core.matching import comparable, match_activations, match_all, match_
 from wfcli.core.plan import plan_layers
 from wfcli.core.repair import lengthened, repair
 from wfcli.core.spaces import Space, cut, fix, index_of, is_fixed, places, product, split_product, total, unify
-from wfcli.core.symmetry import Symmetry, compose, find_symmetry, observe
+from wfcli.core.symmetry import Symmetry, compose, find_symmetry, inverse, observe
 
 SMALL = {
     "vgg11_bn_cifar": {"width": 0.25},
@@ -324,6 +324,8 @@ def test_permutations_one_after_the_other() -> None:
     twice = symmetry.permuted(symmetry.permuted(state, first), second)
     at_once = symmetry.permuted(state, compose(first, second))
     assert all(torch.equal(twice[key], at_once[key]) for key in state)
+    undone = symmetry.permuted(symmetry.permuted(state, first), inverse(first))
+    assert all(torch.equal(undone[key], state[key]) for key in state)
 
 
 # Repair ---------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wfcli.core.plan import LayerPlan
 from wfcli.core.spaces import Space, index_of, places
-from wfcli.core.symmetry import Symmetry, compose
+from wfcli.core.symmetry import Symmetry, compose, inverse
 
 State = Mapping[str, Tensor]
 Permutations = dict[Space, Tensor]
@@ -54,29 +54,33 @@ def match_all(
 ) -> list[Permutations]:
     """Return permutations of T nets that bring all of them into one frame: that of the net nearest to the others.
 
-    All are matched to the first, which tells the net that is nearest to the others, and then to that one; after that
-    each to the mean of the others, until none moves (MergeMany, algorithm 3 of the paper). There are no chains: from
-    one net to another it is the same permutation straight and by way of a third.
+    All are matched to the first, which tells the net that is nearest to the others; from there they go on to that one,
+    and then each to the mean of the others, until none moves (MergeMany, algorithm 3 of the paper). There are no
+    chains: from one net to another it is the same permutation straight and by way of a third.
 
     `nets` give the weights to match by, anew each time: beside one of them the sum of all and a mean are in memory.
-    `progress` is told how many nets have been matched, and of how many.
+    `progress` is told how many searches are through, and of how many at least.
     """
-    identity = symmetry.identity()
-    middle, found = 0, [identity for _ in nets]
-    for _ in range(2):
-        target = nets[middle]()
-        for number, net in enumerate(nets):
-            one = number == middle
-            found[number] = identity if one else match_weights(symmetry, net(), target, seed, tries)[0]
-            progress(number + 1, len(nets))
-        before, middle = middle, _nearest(symmetry, nets, found)
-        if middle == before:
-            break
+    found = [symmetry.identity() for _ in nets]
+    steps = 2 * (len(nets) - 1)
+    target = nets[0]()
+    for number in range(1, len(nets)):
+        found[number] = match_weights(symmetry, nets[number](), target, seed, tries)[0]
+        progress(number, steps)
+    middle = _nearest(symmetry, nets, found)
+    if middle:
+        target = symmetry.permuted(nets[middle](), found[middle])
+        for number in (number for number in range(len(nets)) if number != middle):
+            search = Search(symmetry, symmetry.permuted(nets[number](), found[number]), target)
+            search.go_on(seed)
+            found[number] = compose(found[number], search.found)
+    del target
+    progress(len(nets) - 1, steps)
     total: dict[str, Tensor] = {}
     for net, permutations in zip(nets, found, strict=True):
         for name, tensor in symmetry.permuted(net(), permutations).items():
             total[name] = total[name] + tensor if name in total else tensor.clone()
-    for _ in range(ROUNDS):
+    for sweep in range(ROUNDS if len(nets) > 2 else 0):
         moved = False
         for number, net in enumerate(nets):
             own = symmetry.permuted(net(), found[number])
@@ -87,9 +91,13 @@ def match_all(
                 found[number] = compose(found[number], search.found)
                 for name, tensor in search.moved.items():
                     total[name] += tensor - own[name]
+            if not sweep:
+                progress(len(nets) - 1 + max(number, 1), steps)
         if not moved:
             break
-    return found
+    progress(steps, steps)
+    back = inverse(found[middle])  # that net stays as it is
+    return [compose(permutations, back) for permutations in found]
 
 
 def _nearest(symmetry: Symmetry, nets: Sequence[Callable[[], State]], found: Sequence[Permutations]) -> int:

@@ -78,6 +78,15 @@ def compose(first: Mapping[Space, Tensor], second: Mapping[Space, Tensor]) -> di
     return both
 
 
+def inverse(permutations: Mapping[Space, Tensor]) -> dict[Space, Tensor]:
+    """Return the permutations that undo some."""
+    undone = {}
+    for space, order in permutations.items():
+        here = order if space.within is None else order[permutations[space.within.find()]]
+        undone[space] = here.argsort(-1)
+    return undone
+
+
 def apart(space: Space) -> tuple[int, ...]:
     """Return (H,) for a space that is permuted within each of H entries of another, else ()."""
     return () if space.within is None else (space.within.find().size,)
