@@ -4,7 +4,7 @@
 #
 #   zoo         a base, and 22 fine-tunes of it: generators learn from 0-11, 12-21 are only for testing
 #   generators  specialised (mixing and prior), and the prior alone
-#   parts       the mixing alone; prior and mixing in turn; half as many teachers; a larger generator; the paper's raw rows,
+#   parts       the mixing alone; prior and mixing in turn; half as many teachers; more augmented copies; a larger generator; the paper's raw rows,
 #               and without each of its mechanisms
 #   tables      students, baselines and controls, K = 3 and 6, five sets of teachers
 #
@@ -67,6 +67,7 @@ parts() { # NET DATASET
     one "$1" "$2" turn-mixing 0 400 --preset specialised --init "$place/turn-prior-0" --train mixing
     one "$1" "$2" turn-both 0 400 --preset specialised --init "$place/turn-mixing-0"
     one "$1" "$2" few 0 800 --preset specialised --zoo-teachers 0-5
+    one "$1" "$2" views 0 1200 --preset specialised --views 8
     one "$1" "$2" large 0 800 --preset specialised --width 64 --blocks 4
     one "$1" "$2" weightformer 0 800 --preset weightformer
     for without in flow mask; do one "$1" "$2" "weightformer-no-$without" 0 800 --preset weightformer "--no-$without"; done

@@ -44,6 +44,7 @@ ROWS: dict[str, str | tuple[str, ...]] = {
 PARTS: dict[str, str | tuple[str, ...]] = {
     "`universal`: the mixing alone": "generator universal, calibrated",
     "`specialised`, six teachers to learn from instead of twelve": "generator few, calibrated",
+    "`specialised`, eight augmented copies of an image instead of two": "generator views, calibrated",
     "`specialised`, eight times larger mixing": "generator large, calibrated",
     "in turn: mixing, then the prior": "generator turn-prior, calibrated",
     "in turn: mixing, prior, mixing": "generator turn-mixing, calibrated",
