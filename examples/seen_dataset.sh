@@ -4,8 +4,8 @@
 #
 #   zoo         a base, and 22 fine-tunes of it: generators learn from 0-11, 12-21 are only for testing
 #   generators  specialised (mixing and prior), and the prior alone
-#   parts       the mixing alone; prior and mixing in turn; half as many teachers; more augmented copies; a larger generator; the paper's raw rows,
-#               and without each of its mechanisms
+#   parts       the mixing alone; prior and mixing in turn; half as many teachers; more augmented copies; a larger generator;
+#               the paper's raw rows, and these without each of its mechanisms
 #   tables      students, baselines and controls, K = 3 and 6, five sets of teachers
 #
 # A stage is skipped when its output is there; an interrupted one goes on.
