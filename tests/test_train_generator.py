@@ -402,22 +402,28 @@ def test_a_specialised_one_starts_from_a_universal_one_and_trains_one_part_at_a_
     first = load_generator(trained.folder, "first")[0].state_dict()
     states = {}
     for part in ("prior", "mixing", "all"):
-        config = options(digits_zoo, tmp_path / part, init=str(trained.folder), preset="specialised", train=part)
+        init = str(trained.folder if part != "mixing" else tmp_path / "prior")  # a mixing goes on beside a prior
+        config = options(digits_zoo, tmp_path / part, init=init, preset="specialised", train=part)
         run = train_generator(replace(config, steps=6, batch_size=64))
         assert run.best_step > 0, f"{part}: nothing learned, nothing to compare"
         states[part] = load_generator(run.folder, part)[0].state_dict()
-    for part, prior_moved, mixing_moved in (("prior", True, False), ("mixing", False, True), ("all", True, True)):
-        prior = [tensor for name, tensor in states[part].items() if name.startswith("prior.")]
-        assert any(bool(tensor.any()) for tensor in prior) == prior_moved
-        assert any(not torch.equal(states[part][name], tensor) for name, tensor in first.items() if tensor.numel()) == (
-            mixing_moved
-        )
+    for part, start, prior_moved, mixing_moved in (
+        ("prior", first, True, False),
+        ("mixing", states["prior"], False, True),
+        ("all", first, True, True),
+    ):
+        for of_prior, moved in ((True, prior_moved), (False, mixing_moved)):
+            names = [name for name in states[part] if name.startswith("prior.") == of_prior and name != "fingerprint"]
+            zero = [torch.zeros_like(states[part][name]) for name in names]  # an untrained prior
+            before = [start.get(name, nothing) for name, nothing in zip(names, zero, strict=True)]
+            same = all(torch.equal(states[part][name], old) for name, old in zip(names, before, strict=True))
+            assert same != moved, (part, of_prior)
 
 
 def test_what_goes_on_stays_of_one_make(trained: TrainGeneratorResult, digits_zoo: Path, tmp_path: Path) -> None:
     first = str(trained.folder)
     error = refuse(options(digits_zoo, tmp_path / "g", init=first, preset="weightformer", width=64, flow=False))
-    assert error.problems == (
+    assert error.problems[:3] == (
         "generator generator: --preset: got weightformer, expected universal",
         "generator generator: --width: got 64, expected 32",
         "generator generator: --no-flow: it was trained with flow",
@@ -428,7 +434,10 @@ def test_what_goes_on_stays_of_one_make(trained: TrainGeneratorResult, digits_zo
 
 def test_a_prior_goes_on_with_its_own_base_alone(digits_zoo: Path, tmp_path: Path) -> None:
     first = train_generator(options(digits_zoo, tmp_path / "first", preset="specialised", steps=1))
-    train_generator(options(digits_zoo, tmp_path / "on", preset="specialised", init=str(first.folder), steps=1))
+    train_generator(options(digits_zoo, tmp_path / "on", init=str(first.folder), steps=1))  # of the same preset
+    assert load_generator(tmp_path / "on", "on")[0].config.preset == "specialised"
+    with pytest.raises(OutputError, match="is the generator of --init itself, which would be overwritten"):
+        train_generator(options(digits_zoo, first.folder, init=str(first.folder), steps=1))
     weights = tmp_path / "first" / "model.safetensors"
     state = dict(open_checkpoint(weights))
     state["fingerprint"] = -state["fingerprint"]
@@ -443,6 +452,11 @@ def test_the_part_to_train_and_the_size_are_checked(digits_zoo: Path, tmp_path: 
         "--train: got prior, expected --preset specialised for it",
         "--width: got 30, expected a multiple of 4",
         "--blocks: got 0, expected at least 1",
+    )
+    error = refuse(options(digits_zoo, tmp_path / "g", train="mixing", preset="specialised", width=0))
+    assert error.problems == (
+        "--width: got 0, expected a multiple of 4",
+        "--train mixing: got no generator with a prior to go on from, expected one",
     )
     result = train_generator(options(digits_zoo, tmp_path / "g", width=16, blocks=1, steps=1))
     config = load_generator(result.folder, "small")[0].config

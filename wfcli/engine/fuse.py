@@ -70,7 +70,7 @@ class FuseResult:
     generator: str | None
     generator_digest: str | None  # sha256 of its weights
     teachers: tuple[str, ...]
-    weights: tuple[float, ...] | None  # of the teachers in the generator's student: the mean over its channels, 0..1
+    weights: tuple[float, ...] | None  # of the teachers in the generator's mixing: the mean over all rows, 0..1
     regime: str | None  # how the teachers are related, one sentence; None where the method does not ask
     calibrated: bool
     probes: int  # made-up images that the head was fitted on
