@@ -396,28 +396,34 @@ def test_a_generator_goes_on_from_another(trained: TrainGeneratorResult, digits_
     )
 
 
-def test_a_specialised_one_starts_from_a_universal_one_and_trains_one_part_at_a_time(
+def test_prior_and_mixing_are_trained_one_at_a_time(digits_zoo: Path, tmp_path: Path) -> None:
+    def parts(name: str, **changes: object) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        result = train_generator(options(digits_zoo, tmp_path / name, steps=12, batch_size=64, **changes))
+        assert result.best_step > 0, f"{name}: nothing learned, nothing to compare"
+        generator = load_generator(result.folder, name)[0]
+        mixing = [tensor for key, tensor in generator.named_parameters() if not key.startswith("prior.")]
+        return list(generator.prior.parameters()), mixing
+
+    def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    first_prior, first_mixing = parts("first", preset="specialised", train="prior")
+    assert any(bool(tensor.any()) for tensor in first_prior)
+    assert not any(bool(tensor.any()) for tensor in first_mixing[-6:])  # logits, scales, centres: still the soup's
+    prior, mixing = parts("then", init=str(tmp_path / "first"), train="mixing")
+    assert same(prior, first_prior)
+    assert not same(mixing, first_mixing)
+
+
+def test_a_specialised_one_starts_from_a_universal_one(
     trained: TrainGeneratorResult, digits_zoo: Path, tmp_path: Path
 ) -> None:
-    first = load_generator(trained.folder, "first")[0].state_dict()
-    states = {}
-    for part in ("prior", "mixing", "all"):
-        init = str(trained.folder if part != "mixing" else tmp_path / "prior")  # a mixing goes on beside a prior
-        config = options(digits_zoo, tmp_path / part, init=init, preset="specialised", train=part)
-        run = train_generator(replace(config, steps=6, batch_size=64))
-        assert run.best_step > 0, f"{part}: nothing learned, nothing to compare"
-        states[part] = load_generator(run.folder, part)[0].state_dict()
-    for part, start, prior_moved, mixing_moved in (
-        ("prior", first, True, False),
-        ("mixing", states["prior"], False, True),
-        ("all", first, True, True),
-    ):
-        for of_prior, moved in ((True, prior_moved), (False, mixing_moved)):
-            names = [name for name in states[part] if name.startswith("prior.") == of_prior and name != "fingerprint"]
-            zero = [torch.zeros_like(states[part][name]) for name in names]  # an untrained prior
-            before = [start.get(name, nothing) for name, nothing in zip(names, zero, strict=True)]
-            same = all(torch.equal(states[part][name], old) for name, old in zip(names, before, strict=True))
-            assert same != moved, (part, of_prior)
+    config = options(digits_zoo, tmp_path / "g", init=str(trained.folder), preset="specialised", train="prior", steps=1)
+    result = train_generator(config)
+    generator, first = (load_generator(folder, "g")[0] for folder in (result.folder, trained.folder))
+    assert generator.config.preset == "specialised"
+    own = dict(generator.named_parameters())
+    assert all(torch.equal(own[key], tensor) for key, tensor in first.named_parameters())
 
 
 def test_what_goes_on_stays_of_one_make(trained: TrainGeneratorResult, digits_zoo: Path, tmp_path: Path) -> None:
@@ -443,7 +449,13 @@ def test_a_prior_goes_on_with_its_own_base_alone(digits_zoo: Path, tmp_path: Pat
     state["fingerprint"] = -state["fingerprint"]
     save_state(weights, state, {})
     error = refuse(options(digits_zoo, tmp_path / "g", preset="specialised", init=str(first.folder), steps=1))
-    assert error.problems == ("generator first: the zoo's base is not teacher-00.safetensors (likeness -1.00)",)
+    likeness = "likeness of the weights: got -1.00, expected above 0.5"
+    assert error.problems == (f"generator first: the zoo's base is not teacher-00.safetensors ({likeness})",)
+    written = json.loads((tmp_path / "first" / "config.json").read_text())
+    written["frame"]["class_names"][4:6] = ["four", "five"]
+    (tmp_path / "first" / "config.json").write_text(json.dumps(written))
+    error = refuse(options(digits_zoo, tmp_path / "g", init=str(first.folder), steps=1))
+    assert error.problems == ("generator first: classes: 2 differ, the first: got 4, expected four",)
 
 
 def test_the_part_to_train_and_the_size_are_checked(digits_zoo: Path, tmp_path: Path) -> None:

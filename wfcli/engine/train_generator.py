@@ -60,8 +60,8 @@ class TrainGeneratorConfig:
 
     @property
     def kind(self) -> Preset:
-        """What the preset stands for."""
-        return PRESETS[self.preset or "universal"]
+        """What the preset stands for; an unknown one is refused elsewhere."""
+        return PRESETS.get(self.preset or "universal", PRESETS["universal"])
 
 
 @dataclass(frozen=True)
