@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The short form of cifar_fine_tunes.sh on real images: every command once, under six minutes on two cores, with checks of the result.
+# A real run in short, on real images: every command once, under six minutes on two cores, with checks of the result.
 # Usage: examples/cifar_smoke.sh     (DATA=../shared/data: the folder that holds cifar10 and cifar100)
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -21,7 +21,7 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 
 COUNTS = {3: "#4878a8", 6: "#c05a3c"}
-# What varies -> the generators, from the least on; all but the last of each are made for it alone.
+# What varies -> the generators, from the least on; tasks-10 is the usual one.
 ROWS = {
     "tasks": {"tasks-3": 3, "tasks-5": 5, "tasks-7": 7, "tasks-10": 10},
     "teachers of each task": {"teachers-2": 2, "teachers-4": 4, "tasks-10": 6},
@@ -33,7 +33,10 @@ def main() -> None:
     """Draw, and put the figures beside it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, help="the work folder of scaling.sh")
-    result = json.loads((parser.parse_args().runs / "scaling.json").read_text())
+    path = parser.parse_args().runs / "scaling.json"
+    if not path.exists():
+        raise SystemExit(f"{path}: not there, expected the table of examples/scaling.sh")
+    result = json.loads(path.read_text())
     target = HERE / "results" / "scaling.svg"
     target.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     picture(result).savefig(target, metadata={"Date": None})
@@ -45,7 +48,7 @@ def gains(result: Mapping[str, Any], count: int) -> dict[str, Values]:
     rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, value in result["figures"].items():
         place, _, row = key.rpartition("/")
-        if f"/{count}/" not in key:
+        if not re.fullmatch(rf".+/{count}/\d+", place):
             continue
         name = re.fullmatch(r"generator (.+)-\d, data-free", row)
         if name or row == "ensemble":

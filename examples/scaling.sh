@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What a generator gains with more tasks to learn from, more teachers of each, and more parameters: on the VGG's silos of
 # silo_teachers.sh (which has to be run first), all of a thousand steps. One thing varies at a time: the rest is ten tasks,
-# six teachers, width 32 and two blocks. The zoos that choose the best step, task-05 and task-11, are always the same.
+# six teachers, width 32 and two blocks. The best step is chosen on task-05 and task-11, of three tasks on task-11 alone;
+# where there are fewer teachers to learn from, there are as few to choose it on.
 #
 # About 50 minutes on two cores. A stage is skipped when its output is there; an interrupted one goes on.
 # Usage: examples/scaling.sh [WORK_FOLDER [STEP]]     (default runs/silos)

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The paper's own claim: fine-tunes of one dataset, all on the same images, and a generator that has seen this dataset and
-# other fine-tunes of it, but not these. CIFAR-10 from a base of CIFAR-100, and CIFAR-100 from a base of CIFAR-10.
+# other fine-tunes of it, but not these. CIFAR-10 from a base of CIFAR-100, and CIFAR-100 from a base of CIFAR-10; the
+# Transformer on CIFAR-10 alone.
 #
 #   zoo         a base, and 22 fine-tunes of it: generators learn from 0-11, 12-21 are only for testing
 #   generators  specialised (mixing and prior), and the prior alone
-#   parts       the mixing alone; prior and mixing in turn; half as many teachers; a larger generator; the paper's raw rows,
-#               and without each of its mechanisms
+#   parts       the mixing alone; prior and mixing in turn; half as many teachers; more augmented copies; a larger generator;
+#               the paper's raw rows, and these without each of its mechanisms
 #   tables      students, baselines and controls, K = 3 and 6, five sets of teachers
 #
 # A stage is skipped when its output is there; an interrupted one goes on.
@@ -20,14 +21,6 @@ for set in cifar10 cifar100; do
     [ -d "$DATA/$set" ] || { echo "no dataset at $DATA/$set; set DATA to the folder that holds cifar10 and cifar100" >&2; exit 1; }
 done
 source examples/stages.sh
-
-# The nets of silo_teachers.sh: VGG-11 at a quarter of its width; a Vision Transformer, 128 wide, with 16 patches.
-net() { # NET
-    case $1 in
-        vgg) echo --arch vgg11_bn_cifar --arch-arg width=0.25 ;;
-        vit) echo --arch vit_tiny_cifar --arch-arg width=0.67 --arch-arg patch_size=8 ;;
-    esac
-}
 
 images() { # DATASET
     case $1 in
@@ -67,6 +60,7 @@ parts() { # NET DATASET
     one "$1" "$2" turn-mixing 0 400 --preset specialised --init "$place/turn-prior-0" --train mixing
     one "$1" "$2" turn-both 0 400 --preset specialised --init "$place/turn-mixing-0"
     one "$1" "$2" few 0 800 --preset specialised --zoo-teachers 0-5
+    one "$1" "$2" views 0 1200 --preset specialised --views 8
     one "$1" "$2" large 0 800 --preset specialised --width 64 --blocks 4
     one "$1" "$2" weightformer 0 800 --preset weightformer
     for without in flow mask; do one "$1" "$2" "weightformer-no-$without" 0 800 --preset weightformer "--no-$without"; done
@@ -82,12 +76,13 @@ everything() {
     lane vgg cifar10 &
     lane vgg cifar100
     wait $!
+    lane vit cifar10
 }
 
 lane() { # NET DATASET
     zoo "$@"
     for seed in 0 1 2; do generators "$@" "$seed"; done
-    parts "$@"
+    [ "$1" = vit ] || parts "$@"
     tables "$@"
 }
 

@@ -49,11 +49,12 @@ wfcli fuse 'teachers/*.safetensors' {options} \\
 ## Results
 
 Top-1 in %, 5,000 test images of CIFAR-10; K fine-tunes that no generator has seen, all on the same {images} images,
-recipes varied. Mean over five sets of teachers and {seeds} seeds of the generator, ± half the 95 % interval of the mean
-over the sets.
+recipes varied. Mean over five sets of teachers and {seeds} seeds of the generator (its controls and distillation: one),
+± half the 95 % interval of the mean over the sets.
 
 {table}
-Shipped is {chosen}, the best on held-out teachers (gain over the soup there: {gain:.1f} points).
+Shipped is {chosen}, the best on held-out teachers (gain over the soup there: {gain:.1f} points), its prior rounded to
+bfloat16; the figures are those before.
 
 ## Limits
 
@@ -71,14 +72,15 @@ def main() -> None:
     parser.add_argument("place", choices=list(NAMES))
     options = parser.parse_args()
     place, target = options.runs / options.place, TARGET / NAMES[options.place]
-    folders = sorted(place.glob("generators/specialised-[0-9]"))
-    if not folders:
-        raise SystemExit(f"{place}: no generators/specialised-* there, expected those of examples/seen_dataset.sh")
+    folders = sorted(file.parent for file in place.glob("generators/specialised-[0-9]/model.safetensors"))
+    figures = options.runs / f"{options.place}.json"
+    if not folders or not figures.exists():
+        raise SystemExit(f"{place}: no generators/specialised-*, or no {figures}: run examples/seen_dataset.sh first")
     gains = {folder: max(row["gain"] for row in read_log(folder)) for folder in folders}
     best = max(folders, key=lambda folder: gains[folder])
     generator, _ = load_generator(best, best.name)
     zoo = read_zoo(place / "teachers")
-    results = {options.place: json.loads((options.runs / f"{options.place}.json").read_text())}
+    results = {options.place: json.loads(figures.read_text())}
     parameters = sum(p.numel() for p in generator.parameters())
     card = write_card(parameters, zoo, results, gains[best], best.name, len(folders))
     for parameter in generator.prior.parameters():

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
@@ -133,6 +134,8 @@ def parse(description: str | None) -> argparse.Namespace:
 
 def trained(place: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, WeightFormer], dict[str, str]]:
     """Load the finished generators in a folder whose names are wanted: by name, and their digests."""
+    if not place.is_dir():
+        raise SystemExit(f"{place}: no generators there; train them first")
     loaded = {
         folder.name: load_generator(folder, folder.name)
         for folder in sorted(place.iterdir())
@@ -162,7 +165,7 @@ def known(output: Path, digests: Mapping[str, str]) -> Figures:
     return {
         key: value
         for key, value in earlier["figures"].items()
-        if not any(f"generator {name}," in key or "/unlabelled" in f"/{key}" for name in changed)
+        if not any(re.search(rf"generator {name}(?![\w-])", key) or "/unlabelled" in f"/{key}" for name in changed)
     }
 
 

@@ -1,4 +1,4 @@
-# What silo_teachers.sh and same_teachers.sh share; RUNS is their work folder.
+# What the scripts of the small nets share; RUNS is their work folder.
 # shellcheck shell=bash
 mkdir -p "$RUNS/generators" "$RUNS/logs"
 

@@ -54,11 +54,12 @@ COMPARED = (
 )
 HEAD = """# examples/same_teachers.sh: all tables
 
-Top-1 in %. Teachers that all saw the same images of a new task (three tasks of CIFAR-100 classes that no generator and
-no base has seen, 1,000 test images each, and CIFAR-10, 2,000); eight sound ones a task, eight with something changed:
-half of the labels wrong, noise on the weights, a rate eight times too high, a tenth of the epochs, four times the
-epochs (which does no harm). Each figure is a mean over sets of K teachers, ± half its 95 % interval. The raw
-numbers are in the JSON files beside this page.
+Top-1 in %. Teachers that all saw the same images of a new task (three tasks of CIFAR-100 classes that no generator
+and no base has seen, 1,000 test images each, and CIFAR-10, 2,000); eight sound ones a task, eight with something
+changed: half of the labels wrong, noise on the weights, a rate eight times too high, a tenth of the epochs, four
+times the epochs (which does no harm). Generators: the one for all kinds on both kinds of data of three seeds, the
+others of one. Each figure is a mean over sets of K teachers, ± half its 95 % interval. The raw numbers are in the
+JSON files beside this page.
 
 """
 
@@ -140,6 +141,8 @@ def weights(results: Mapping[str, Any]) -> str:
                 if values := list(rows.get(f"generator {name}, weight of the bad teachers", {}).values()):
                     cells.append(f"{figure(values)} %")
                     break
+            else:
+                cells.append("")
         lines.append(f"| {number} | {100 * number / 8:.1f} % | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -276,7 +276,7 @@ def differences(results: Mapping[str, Any]) -> list[str]:
                 apart = [first[pair] - second[pair] for pair in first if pair in second]
                 if apart:
                     lines.append(f"{KINDS[kind]}, K = {count}: {a} - {b or 'best heuristic'}: {figure(apart, '+')}")
-                if b == "ensemble" and count < 10:
+                if apart and b == "ensemble" and count < 10:
                     lines.append(f"{KINDS[kind]}, K = {count}: {a} - ensemble: " + by_data(first, second))
             lines += above_ensemble(rows_of(result, "unlabelled", count), f"{KINDS[kind]}, K = {count}")
             low, high = (fmean(rows[row].values()) for row in ("soup, data-free", "ensemble"))

@@ -92,7 +92,7 @@ finetune CKPT
 train-generator
   --zoo required repeat
   -o --output required
-  --preset = universal (universal weightformer specialised)
+  --preset
   --init
   --train = all (all mixing prior)
   --width

@@ -225,18 +225,24 @@ def test_figures_of_teachers_of_the_same_data() -> None:
     assert "| 2 | 25.0 % | 10.0 % |" in page({"vgg": result})
 
 
+def test_the_shipped_card_shows_rows_that_there_are() -> None:
+    from ship_universal import SHOWN
+    from write_silo_results import ONE_SHOT
+
+    assert set(SHOWN) <= set(ONE_SHOT)
+
+
 def test_gains_of_scaling_are_over_the_soup_of_the_same_set() -> None:
     from plot_scaling import gains, lines, picture
 
     figures = {"parameters/tasks-10-0": 22000.0}
-    for count in (3, 6):
-        for number, soup in enumerate((0.4, 0.5)):
-            place = f"dirichlet 0.3/test-00/{count}/{number}"
+    for count, gain in ((3, 0.1), (6, 0.2)):
+        for number in range(5):
+            place, soup = f"dirichlet 0.3/test-00/{count}/{number}", 0.4 + 0.01 * number
             figures |= {f"{place}/soup, data-free": soup, f"{place}/ensemble": soup + 0.3}
-            figures |= {f"{place}/generator tasks-10-{seed}, data-free": soup + 0.1 + 0.1 * seed for seed in (0, 1)}
+            figures |= {f"{place}/generator tasks-10-{seed}, data-free": soup + gain * (1 + seed) for seed in (0, 1)}
     result = {"figures": figures}
-    assert gains(result, 3)["tasks-10"] == pytest.approx(
-        dict.fromkeys((f"dirichlet 0.3/test-00/3/{n}" for n in (0, 1)), 0.15)
-    )
-    assert "K = 6: tasks-10 (22,000 parameters): +15.0 ± 0.0" in lines(result)
+    places = [f"dirichlet 0.3/test-00/3/{number}" for number in range(5)]
+    assert gains(result, 3)["tasks-10"] == pytest.approx(dict.fromkeys(places, 0.15))
+    assert "K = 6: tasks-10 (22,000 parameters): +30.0 ± 0.0" in lines(result)
     assert len(picture(result).axes) == 3

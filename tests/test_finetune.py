@@ -282,6 +282,8 @@ def test_a_net_with_layer_norms_gets_adamw_unless_told_otherwise(zoo: Path, tmp_
     assert (settled(usual).optimiser, settled(usual).lr, settled(usual).weight_decay) == ("adamw", 3e-4, 0.05)
     told = settled(dataclasses.replace(usual, optimiser="sgd", weight_decay=0.1))
     assert (told.optimiser, told.lr, told.weight_decay) == ("sgd", 0.01, 0.1)
+    with pytest.raises(WfError, match="--optimiser: got adam, expected one of sgd, adamw"):
+        finetune(dataclasses.replace(usual, optimiser="adam"))  # type: ignore[arg-type]
 
 
 def test_a_loss_that_explodes_is_an_error_with_a_hint(zoo: Path, tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def test_an_untrained_generator_gives_the_soup(plan: LayerPlan, count: int, opti
         assert tensor.dtype == expected[name].dtype
 
 
-def test_it_tells_what_weight_the_teachers_got(plan: LayerPlan) -> None:
+@pytest.mark.parametrize("flow", [True, False])
+def test_it_tells_what_weight_the_teachers_got(plan: LayerPlan, flow: bool) -> None:
     states = fine_tunes(3)
 
     def weights(generator: WeightFormer, of: list[dict[str, Tensor]]) -> list[float]:
@@ -99,10 +100,10 @@ def test_it_tells_what_weight_the_teachers_got(plan: LayerPlan) -> None:
         return state.weights()
 
     assert weights(WeightFormer(WeightFormerConfig()).eval(), states) == pytest.approx([1 / 3] * 3)
-    found = weights(trained(), states)
+    found = weights(trained(flow=flow), states)
     assert sum(found) == pytest.approx(1)
     assert max(found) - min(found) > 0.01
-    assert weights(trained(), states[::-1]) == pytest.approx(found[::-1], abs=1e-5)
+    assert weights(trained(flow=flow), states[::-1]) == pytest.approx(found[::-1], abs=1e-5)
 
 
 def test_a_trained_generator_does_not_give_the_soup(plan: LayerPlan) -> None:

@@ -396,28 +396,40 @@ def test_a_generator_goes_on_from_another(trained: TrainGeneratorResult, digits_
     )
 
 
-def test_a_specialised_one_starts_from_a_universal_one_and_trains_one_part_at_a_time(
+def test_prior_and_mixing_are_trained_one_at_a_time(digits_zoo: Path, tmp_path: Path) -> None:
+    def parts(name: str, **changes: object) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        result = train_generator(options(digits_zoo, tmp_path / name, steps=12, batch_size=64, **changes))
+        assert result.best_step > 0, f"{name}: nothing learned, nothing to compare"
+        generator = load_generator(result.folder, name)[0]
+        mixing = [tensor for key, tensor in generator.named_parameters() if not key.startswith("prior.")]
+        return list(generator.prior.parameters()), mixing
+
+    def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    first_prior, first_mixing = parts("first", preset="specialised", train="prior")
+    assert any(bool(tensor.any()) for tensor in first_prior)
+    assert not any(bool(tensor.any()) for tensor in first_mixing[-6:])  # logits, scales, centres: still the soup's
+    prior, mixing = parts("then", init=str(tmp_path / "first"), train="mixing")
+    assert same(prior, first_prior)
+    assert not same(mixing, first_mixing)
+
+
+def test_a_specialised_one_starts_from_a_universal_one(
     trained: TrainGeneratorResult, digits_zoo: Path, tmp_path: Path
 ) -> None:
-    first = load_generator(trained.folder, "first")[0].state_dict()
-    states = {}
-    for part in ("prior", "mixing", "all"):
-        config = options(digits_zoo, tmp_path / part, init=str(trained.folder), preset="specialised", train=part)
-        run = train_generator(replace(config, steps=6, batch_size=64))
-        assert run.best_step > 0, f"{part}: nothing learned, nothing to compare"
-        states[part] = load_generator(run.folder, part)[0].state_dict()
-    for part, prior_moved, mixing_moved in (("prior", True, False), ("mixing", False, True), ("all", True, True)):
-        prior = [tensor for name, tensor in states[part].items() if name.startswith("prior.")]
-        assert any(bool(tensor.any()) for tensor in prior) == prior_moved
-        assert any(not torch.equal(states[part][name], tensor) for name, tensor in first.items() if tensor.numel()) == (
-            mixing_moved
-        )
+    config = options(digits_zoo, tmp_path / "g", init=str(trained.folder), preset="specialised", train="prior", steps=1)
+    result = train_generator(config)
+    generator, first = (load_generator(folder, "g")[0] for folder in (result.folder, trained.folder))
+    assert generator.config.preset == "specialised"
+    own = dict(generator.named_parameters())
+    assert all(torch.equal(own[key], tensor) for key, tensor in first.named_parameters())
 
 
 def test_what_goes_on_stays_of_one_make(trained: TrainGeneratorResult, digits_zoo: Path, tmp_path: Path) -> None:
     first = str(trained.folder)
     error = refuse(options(digits_zoo, tmp_path / "g", init=first, preset="weightformer", width=64, flow=False))
-    assert error.problems == (
+    assert error.problems[:3] == (
         "generator generator: --preset: got weightformer, expected universal",
         "generator generator: --width: got 64, expected 32",
         "generator generator: --no-flow: it was trained with flow",
@@ -428,13 +440,22 @@ def test_what_goes_on_stays_of_one_make(trained: TrainGeneratorResult, digits_zo
 
 def test_a_prior_goes_on_with_its_own_base_alone(digits_zoo: Path, tmp_path: Path) -> None:
     first = train_generator(options(digits_zoo, tmp_path / "first", preset="specialised", steps=1))
-    train_generator(options(digits_zoo, tmp_path / "on", preset="specialised", init=str(first.folder), steps=1))
+    train_generator(options(digits_zoo, tmp_path / "on", init=str(first.folder), steps=1))  # of the same preset
+    assert load_generator(tmp_path / "on", "on")[0].config.preset == "specialised"
+    with pytest.raises(OutputError, match="is the generator of --init itself, which would be overwritten"):
+        train_generator(options(digits_zoo, first.folder, init=str(first.folder), steps=1))
     weights = tmp_path / "first" / "model.safetensors"
     state = dict(open_checkpoint(weights))
     state["fingerprint"] = -state["fingerprint"]
     save_state(weights, state, {})
     error = refuse(options(digits_zoo, tmp_path / "g", preset="specialised", init=str(first.folder), steps=1))
-    assert error.problems == ("generator first: the zoo's base is not teacher-00.safetensors (likeness -1.00)",)
+    likeness = "likeness of the weights: got -1.00, expected above 0.5"
+    assert error.problems == (f"generator first: the zoo's base is not teacher-00.safetensors ({likeness})",)
+    written = json.loads((tmp_path / "first" / "config.json").read_text())
+    written["frame"]["class_names"][4:6] = ["four", "five"]
+    (tmp_path / "first" / "config.json").write_text(json.dumps(written))
+    error = refuse(options(digits_zoo, tmp_path / "g", init=str(first.folder), steps=1))
+    assert error.problems == ("generator first: classes: 2 differ, the first: got 4, expected four",)
 
 
 def test_the_part_to_train_and_the_size_are_checked(digits_zoo: Path, tmp_path: Path) -> None:
@@ -443,6 +464,11 @@ def test_the_part_to_train_and_the_size_are_checked(digits_zoo: Path, tmp_path: 
         "--train: got prior, expected --preset specialised for it",
         "--width: got 30, expected a multiple of 4",
         "--blocks: got 0, expected at least 1",
+    )
+    error = refuse(options(digits_zoo, tmp_path / "g", train="mixing", preset="specialised", width=0))
+    assert error.problems == (
+        "--width: got 0, expected a multiple of 4",
+        "--train mixing: got no generator with a prior to go on from, expected one",
     )
     result = train_generator(options(digits_zoo, tmp_path / "g", width=16, blocks=1, steps=1))
     config = load_generator(result.folder, "small")[0].config

@@ -219,7 +219,7 @@ def finetune(
 def train_generator(
     zoo: opt.ZooOption,
     output: opt.OutputFolder,
-    preset: opt.PresetOption = "universal",
+    preset: opt.PresetOption = None,
     init: opt.GeneratorInit = None,
     train: opt.TrainedPart = "all",
     width: opt.WidthOption = None,

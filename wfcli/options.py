@@ -130,7 +130,13 @@ ZooTeachers = Annotated[
     ),
 ]
 PresetOption = Annotated[
-    Preset, typer.Option("--preset", metavar="P", help="Kind: universal, weightformer or specialised.")
+    Preset | None,
+    typer.Option(
+        "--preset",
+        metavar="P",
+        help="Kind: universal, weightformer or specialised. [dim]\\[default: that of --init, or universal][/]",
+        show_default=False,
+    ),
 ]
 GeneratorInit = Annotated[
     str | None,
@@ -143,7 +149,12 @@ GeneratorInit = Annotated[
 ]
 TrainedPart = Annotated[
     Trained,
-    typer.Option("--train", metavar="P", help="What to train: all, mixing or prior.", rich_help_panel=GENERATOR),
+    typer.Option(
+        "--train",
+        metavar="P",
+        help="What to train: all, or of a specialised one the mixing or the prior.",
+        rich_help_panel=GENERATOR,
+    ),
 ]
 WidthOption = Annotated[
     int | None,
@@ -151,7 +162,7 @@ WidthOption = Annotated[
         "--width",
         metavar="N",
         min=1,
-        help="Width of the Transformer. [dim]\\[default: 32][/]",
+        help="Width of the Transformer, a multiple of 4. [dim]\\[default: that of --init, or 32][/]",
         rich_help_panel=GENERATOR,
         show_default=False,
     ),
@@ -162,7 +173,7 @@ BlocksOption = Annotated[
         "--blocks",
         metavar="N",
         min=1,
-        help="Blocks of the Transformer. [dim]\\[default: 2][/]",
+        help="Blocks of the Transformer. [dim]\\[default: those of --init, or 2][/]",
         rich_help_panel=GENERATOR,
         show_default=False,
     ),

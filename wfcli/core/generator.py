@@ -49,7 +49,10 @@ class CrossState:
     given: list[Tensor] = field(default_factory=list)  # of every layer: sum of its channels' weights [T]
 
     def weights(self) -> list[float]:
-        """Return what part of the student each teacher has given so far: the mean over all channels, sums to 1."""
+        """Return the mean weight of each teacher over all channels so far; they sum to 1.
+
+        Of the rows alone: what column logits, scales, a residual or a prior add to that is not counted.
+        """
         total = torch.stack(self.given).sum(0)
         return [float(part) for part in total / total.sum()]
 
@@ -110,7 +113,7 @@ class WeightFormer(
             row_scale = rows.square().mean().sqrt() + 1e-12
             x = x + self.embed_rows[raw](rows / row_scale)
         if not self.config.flow:
-            state = self.start(len(state.tokens))
+            state.tokens, state.columns = self.start(len(state.tokens)).tokens, {}
         for block in self.blocks:
             x, state.tokens = block(x, state.tokens)
         x = self.final_norm(x)

@@ -280,21 +280,25 @@ class Search:
         )
 
 
-def match_activations(symmetry: Symmetry, ours: State, theirs: State, state: State, target: State) -> Permutations:
-    """Return the permutations of a net that bring its activations nearest to those of another on the same images.
+def match_activations(
+    symmetry: Symmetry, seen: Sequence[State], nets: Sequence[Callable[[], State]], seed: int = 0
+) -> list[Permutations]:
+    """Return permutations of T nets that bring their activations on the same images into one frame.
 
-    `ours` and `theirs` are what `observe` gives: inner products are sums of correlations (Li et al. 2016, arXiv
-    1511.07543). Spaces of which there are none are matched by the weights, `state` and `target`.
+    `seen` are what `observe` gives of each net: inner products are sums of correlations (Li et al. 2016, arXiv
+    1511.07543). Spaces of which there are none are matched by the weights that `nets` give.
     """
-    watched = Search(symmetry.of_activations(), ours, theirs)
-    watched.begin()
-    watched.go_on(0)
-    found = {**symmetry.identity(), **watched.found}
-    rest = Search(symmetry, symmetry.permuted(state, found), target)
-    rest.outer = [space for space in rest.outer if space not in watched.spots]
-    rest.stale = set(rest.outer)
-    rest.go_on(0)
-    return compose(found, rest.found)
+    watched = symmetry.of_activations()
+    matched = match_all(watched, [lambda one=one: one for one in seen], seed)
+    found = [{**symmetry.identity(), **permutations} for permutations in matched]
+    target = symmetry.permuted(nets[0](), found[0])
+    for number in range(1, len(nets)):
+        rest = Search(symmetry, symmetry.permuted(nets[number](), found[number]), target)
+        rest.outer = [space for space in rest.outer if space not in matched[number]]
+        rest.stale = set(rest.outer)
+        rest.go_on(seed)
+        found[number] = compose(found[number], rest.found)
+    return found
 
 
 def assign(gain: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch.nn.functional import cosine_similarity
 
 from wfcli.core.curriculum import Ground, soup_subset
 from wfcli.core.generator import WeightFormer, fingerprint
-from wfcli.core.generator_config import PRESETS, Frame, WeightFormerConfig
+from wfcli.core.generator_config import Frame, WeightFormerConfig
+from wfcli.core.zoo import Zoo
 from wfcli.engine.fitting import LEAST_LIKENESS, Loaded
 from wfcli.engine.grounds import OpenZoo
 from wfcli.errors import GeneratorError
@@ -19,6 +20,7 @@ from wfcli.errors import GeneratorError
 if TYPE_CHECKING:
     from wfcli.engine.train_generator import TrainGeneratorConfig
 
+OTHER_BASE = "a prior belongs to one base, architecture and set of classes: train without --init"
 RAW_LIMIT = 4608  # token widths above this get no raw-row embedder: 512 channels of 3 x 3
 
 
@@ -26,8 +28,14 @@ def check_start(options: TrainGeneratorConfig, first: Loaded | None) -> None:
     """Refuse to start from a generator of another make than the options ask for.
 
     Raises:
-        GeneratorError: another preset (but `specialised` may start from `universal`), width, attention ...
+        GeneratorError: another preset (but `specialised` may start from `universal`), width, attention ...; a mixing is
+            to be trained beside a prior that nobody has trained.
     """
+    if options.train == "mixing" and (first is None or first.generator.config.frame is None):
+        raise GeneratorError(
+            "--train mixing: got no generator with a prior to go on from, expected one",
+            hint="name a specialised generator with --init; a universal one is nothing but mixing: leave --train out",
+        )
     if first is None:
         return
     had = first.generator.config
@@ -57,7 +65,7 @@ def build_generator(
     """
     config = _config(options, zoos, grounds, first)
     frame = None
-    if PRESETS[options.preset].prior:
+    if options.kind.prior:
         zoo, ground = zoos[0].zoo, grounds[0]
         mean = soup_subset(ground, torch.arange(len(ground.digests)))
         shapes = {name: tuple(tensor.shape) for name, tensor in mean.items() if tensor.is_floating_point()}
@@ -69,7 +77,7 @@ def build_generator(
     if frame is not None:
         generator.fingerprint.copy_(fingerprint(mean, frame.anchors))
     if first is not None:
-        _check_frame(generator, first)
+        _check_base(generator, first)
         had = {name: tensor for name, tensor in first.generator.state_dict().items() if name != "fingerprint"}
         generator.load_state_dict({**generator.state_dict(), **had})  # a prior, and other token widths, may be new
     return generator
@@ -79,10 +87,10 @@ def _config(
     options: TrainGeneratorConfig, zoos: Sequence[OpenZoo], grounds: Sequence[Ground], first: Loaded | None
 ) -> WeightFormerConfig:
     """Say what it is made of, and all that it has been trained on once this training is over."""
-    preset = PRESETS[options.preset]
+    preset = options.kind
     attention = options.attention or preset.attention
     config = WeightFormerConfig(
-        preset=options.preset,
+        preset=options.preset or "universal",
         attention="full" if attention == "full" else "cross",
         mask=(preset.mask and attention == "full") if options.mask is None else options.mask,
         flow=options.flow,
@@ -100,7 +108,7 @@ def _config(
     had = first.generator.config
     return replace(
         had,
-        preset=options.preset,
+        preset=config.preset,
         norms=_union(had.norms, config.norms),
         knowledge=_union(had.knowledge, config.knowledge),
         trained_on=_union(had.trained_on, config.trained_on),
@@ -112,24 +120,38 @@ def _union(a: Sequence[str], b: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({*a, *b}))
 
 
-def _check_frame(generator: WeightFormer, first: Loaded) -> None:
-    """Refuse to go on with the prior of another base, architecture or set of classes."""
-    frame, had = generator.config.frame, first.generator.config.frame
-    if frame is None or had is None:
+def check_frame(first: Loaded | None, zoos: Sequence[Zoo]) -> None:
+    """Refuse to go on with the prior of another architecture or set of classes than that of the zoos.
+
+    Raises:
+        GeneratorError: what differs.
+    """
+    had = None if first is None else first.generator.config.frame
+    if first is None or had is None or not zoos:
         return
-    problems = [
-        f"generator {first.name}: {what}: got {got}, expected {expected}"
-        for what, got, expected in (
-            ("architecture", frame.architecture, had.architecture),
-            ("classes", ", ".join(frame.class_names[:4]), ", ".join(had.class_names[:4])),
-        )
-        if got != expected
-    ]
-    if not problems:
-        likeness = float(cosine_similarity(generator.fingerprint, first.generator.fingerprint).mean())
-        if likeness < LEAST_LIKENESS:
-            problems.append(
-                f"generator {first.name}: the zoo's base is not {had.base or 'its base'} (likeness {likeness:.2f})"
-            )
+    problems = []
+    zoo = zoos[0]
+    if zoo.architecture.label != had.architecture:
+        problems.append(f"architecture: got {zoo.architecture.label}, expected {had.architecture}")
+    if len(zoo.class_names) != len(had.class_names):
+        problems.append(f"classes: got {len(zoo.class_names)}, expected {len(had.class_names)}")
+    strangers = [pair for pair in zip(zoo.class_names, had.class_names, strict=False) if pair[0] != pair[1]]
+    if strangers:
+        got, expected = strangers[0]
+        problems.append(f"classes: {len(strangers)} differ, the first: got {got}, expected {expected}")
     if problems:
-        raise GeneratorError(*problems, hint="a prior belongs to one base and set of classes: train without --init")
+        raise GeneratorError(*(f"generator {first.name}: {problem}" for problem in problems), hint=OTHER_BASE)
+
+
+def _check_base(generator: WeightFormer, first: Loaded) -> None:
+    """Refuse to go on with the prior of another base; this takes the weights."""
+    had = first.generator.config.frame
+    if had is None:
+        return
+    likeness = float(cosine_similarity(generator.fingerprint, first.generator.fingerprint).mean())
+    if likeness < LEAST_LIKENESS:
+        raise GeneratorError(
+            f"generator {first.name}: the zoo's base is not {had.base or 'its base'} (likeness of the weights: got "
+            f"{likeness:.2f}, expected above {LEAST_LIKENESS})",
+            hint=OTHER_BASE,
+        )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from wfcli.core.generator import WeightFormer
+from wfcli.core.generator_config import WeightFormerConfig
 from wfcli.core.zoo import Zoo
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def generator_card(
         f"seed {config.seed}, 2 to {config.max_teachers} teachers at a time (of each zoo: {config.teachers or 'all'}),",
         f"pairs of teachers and images in a step: {pairs}, weight of shift consistency {shift_weight};",
         f"the best by validation is step {int(best['step'])}.",
+        f"augmented copies of an image: {config.views}.{_make(generator.config)}",
         *([f"It went on from the generator {first.name} (sha256 {first.digest})."] if first else []),
         *([f"Trained was the {config.train} alone."] if config.train != "all" else []),
         "",
@@ -78,6 +80,13 @@ def generator_card(
         "",
     ]
     return HEAD + "\n".join(lines)
+
+
+def _make(config: WeightFormerConfig) -> str:
+    """Say what differs from the usual make of a generator."""
+    usual = WeightFormerConfig()
+    names = [n for n in ("width", "blocks", "attention", "mask", "flow") if getattr(config, n) != getattr(usual, n)]
+    return "".join(f" {name.capitalize()}: {getattr(config, name)}." for name in names)
 
 
 def _zoo_line(zoo: Zoo) -> str:

@@ -96,8 +96,8 @@ def finetune(config: FinetuneConfig, hooks: Hooks | None = None) -> FinetuneResu
     """
     hooks = hooks or Silent()
     problems = Problems()
-    config = settled(config)
     with problems:
+        config = settled(config)
         _check(config)
     with problems:
         check_writable(config.output)
@@ -127,6 +127,10 @@ def finetune(config: FinetuneConfig, hooks: Hooks | None = None) -> FinetuneResu
 
 def settled(config: FinetuneConfig) -> FinetuneConfig:
     """Fill in what the options leave to the kind of net: optimiser, learning rate, weight decay."""
+    if config.optimiser not in (None, *USUAL):
+        raise WfError(
+            f"--optimiser: got {config.optimiser}, expected one of {', '.join(USUAL)}", hint="or leave it out"
+        )
     kind = config.optimiser or usual_optimiser(build_model(config.architecture, 2, device="meta"))
     lr, weight_decay = USUAL[kind]
     return replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -29,6 +30,7 @@ class Loaded:
     generator: WeightFormer
     name: str
     digest: str  # sha256 of its weights
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def load_named(text: str) -> Loaded:
     """
     source = resolve_generator(text)
     generator, digest = load_generator(source.path, source.name)
-    return Loaded(generator, source.name, digest)
+    return Loaded(generator, source.name, digest, source.path)
 
 
 def relate(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:

@@ -73,7 +73,7 @@ class FuseResult:
     generator: str | None
     generator_digest: str | None  # sha256 of its weights
     teachers: tuple[str, ...]
-    weights: tuple[float, ...] | None  # of the teachers in the generator's student: the mean over its channels, 0..1
+    weights: tuple[float, ...] | None  # of the teachers in the generator's mixing: the mean over all rows, 0..1
     alignment: Alignment | None  # None: the teachers were left as they are
     regime: str | None  # how the teachers are related, one sentence; None where the method does not ask
     calibrated: bool

@@ -24,7 +24,6 @@ from wfcli.core.curriculum import (
     student_logits,
 )
 from wfcli.core.generator import WeightFormer
-from wfcli.core.generator_config import PRESETS
 from wfcli.core.runs import RunLog, load_run, refuse_forgotten, save_run
 from wfcli.core.training import cosine_rate, seed_for
 from wfcli.engine.hooks import Hooks
@@ -61,7 +60,7 @@ class GeneratorRun:
         self.device = team.device
         self.pairs = config.accumulate or team.size  # of teachers and images, in each step, of all processes
         given = config.shift_weight
-        self.shift_weight = PRESETS[config.preset].shift_weight if given is None else given
+        self.shift_weight = config.kind.shift_weight if given is None else given
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.best_state = _copy(generator)

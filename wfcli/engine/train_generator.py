@@ -6,20 +6,20 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from wfcli.core.blocks import ATTENTIONS
 from wfcli.core.devices import pick_device
-from wfcli.core.generator_config import PRESETS, WeightFormerConfig
+from wfcli.core.generator_config import PRESETS, Preset, WeightFormerConfig
 from wfcli.core.generator_files import CARD, CONFIG, WEIGHTS, save_generator
 from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.runs import is_log, is_run
 from wfcli.core.training import repeatable, seed_for
 from wfcli.core.zoo import FILE, Zoo
-from wfcli.engine.building import build_generator, check_start
+from wfcli.engine.building import build_generator, check_frame, check_start
 from wfcli.engine.cards import generator_card
 from wfcli.engine.fitting import Loaded, load_named
 from wfcli.engine.generator_run import LOG, RESUME, GeneratorRun
@@ -38,7 +38,7 @@ class TrainGeneratorConfig:
 
     zoos: tuple[Path, ...]
     output: Path
-    preset: str = "universal"
+    preset: str | None = None  # None: of the generator it starts from, or else universal
     steps: int = 1000
     batch_size: int = 256
     lr: float = 2e-3
@@ -57,6 +57,11 @@ class TrainGeneratorConfig:
     seed: int = 0
     device: str = "auto"
     resume: bool = False
+
+    @property
+    def kind(self) -> Preset:
+        """What the preset stands for; an unknown one is refused elsewhere."""
+        return PRESETS.get(self.preset or "universal", PRESETS["universal"])
 
 
 @dataclass(frozen=True)
@@ -89,20 +94,28 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
     hooks = hooks or Silent()
     started = time.perf_counter()
     problems = Problems()
+    first: Loaded | None = None
+    with problems:
+        first = None if config.init is None else load_named(config.init)
+    config = replace(config, preset=config.preset or (first.generator.config.preset if first else "universal"))
     with problems:
         _check(config)
+    with problems:
+        check_start(config, first)
     with problems:
         pick_device(config.device)
     with problems:
         check_folder(config.output)
         _refuse_foreign(config.output)
-    first: Loaded | None = None
-    with problems:
-        first = None if config.init is None else load_named(config.init)
-        check_start(config, first)
+        if first is not None and config.output.exists() and config.output.samefile(first.folder):
+            raise OutputError(
+                f"{config.output}: is the generator of --init itself, which would be overwritten",
+                hint="choose another -o; --resume is what goes on with an interrupted training",
+            )
     opened = open_zoos(config.zoos, config.teachers, problems, hooks)
     with problems:
-        _check_preset(config.preset, [entry.zoo for entry in opened])
+        _check_preset(config, [entry.zoo for entry in opened])
+        check_frame(first, [entry.zoo for entry in opened])
     problems.raise_all()
     team = Team(pick_device(config.device))
     _check_team(config, team)
@@ -142,7 +155,7 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
 
 
 def _check(config: TrainGeneratorConfig) -> None:
-    if config.preset not in PRESETS:
+    if config.preset not in (None, *PRESETS):
         raise GeneratorError(f"unknown preset {config.preset!r}", hint=f"use one of {', '.join(PRESETS)}")
     wanted = (
         ("steps", config.steps, "at least 1", config.steps >= 1),
@@ -151,8 +164,8 @@ def _check(config: TrainGeneratorConfig) -> None:
         ("max-teachers", config.max_teachers, "at least 2", config.max_teachers >= 2),
         ("views", config.views, "at least 1", config.views >= 1),
         ("train", config.train, f"one of {', '.join(TRAINED)}", config.train in TRAINED),
-        ("train", config.train, "--preset specialised for it", config.train != "prior" or PRESETS[config.preset].prior),
-        ("width", config.width, f"a multiple of {HEADS}", config.width is None or config.width % HEADS == 0),
+        ("train", config.train, "--preset specialised for it", config.train == "all" or config.kind.prior),
+        ("width", config.width, f"a multiple of {HEADS}", _is_width(config.width)),
         ("blocks", config.blocks, "at least 1", config.blocks is None or config.blocks >= 1),
         ("attention", config.attention, f"one of {', '.join(ATTENTIONS)}", config.attention in (None, *ATTENTIONS)),
         ("mask", config.mask, "the full attention for it", not config.mask or config.init or _is_full(config)),
@@ -168,7 +181,11 @@ def _check(config: TrainGeneratorConfig) -> None:
 
 
 def _is_full(config: TrainGeneratorConfig) -> bool:
-    return (config.attention or PRESETS[config.preset].attention) == "full"
+    return (config.attention or config.kind.attention) == "full"
+
+
+def _is_width(width: int | None) -> bool:
+    return width is None or (width >= HEADS and width % HEADS == 0)
 
 
 def _check_team(config: TrainGeneratorConfig, team: Team) -> None:
@@ -195,9 +212,9 @@ def _refuse_foreign(folder: Path) -> None:
         raise OutputError(*problems, hint="choose another -o: a new folder, or that of a generator to replace")
 
 
-def _check_preset(preset: str, zoos: Sequence[Zoo]) -> None:
+def _check_preset(config: TrainGeneratorConfig, zoos: Sequence[Zoo]) -> None:
     kinds = {(zoo.architecture.label, zoo.class_names, (zoo.base or {}).get("sha256")) for zoo in zoos}
-    if preset == "specialised" and len(kinds) > 1:
+    if config.kind.prior and len(kinds) > 1:
         raise GeneratorError(
             *(
                 f"{zoo.folder}: {zoo.architecture.label}, {len(zoo.class_names)} classes, "
