@@ -71,6 +71,24 @@ def test_a_shuffled_copy_is_found_again(wfcli: Cli, tmp_path: Path, name: str, m
     assert record["alignment"] == {"how": "weights", "moved": told["moved"]}
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_activations_find_it_again_too(wfcli: Cli, tmp_path: Path, name: str) -> None:
+    _, paths = shuffled_pair(name, tmp_path)
+    args = ("--align", "activations", "--data", "digits", "--calibration-images", "200", "--method", "soup", "--json")
+    ran = wfcli("fuse", *paths, *arguments(name), *args, "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0, ran.stderr
+    told = json.loads(ran.stdout)["alignment"]
+    assert told["how"] == "activations on 200 images"
+    assert told["change"] <= 1e-8
+    state, other = (dict(open_checkpoint(path)) for path in (paths[0], tmp_path / "s.safetensors"))
+    weights = [key for key, value in state.items() if value.dim() > 1]
+    apart = sum(float((state[key] - other[key]).square().sum()) for key in weights)
+    assert apart < 0.1 * sum(float(state[key].square().sum()) for key in weights)
+    without = wfcli("fuse", *paths, *arguments(name), "--align", "activations", "-o", tmp_path / "t.safetensors")
+    assert without.code == 1
+    assert "--align activations: got no images to look at" in without.stderr
+
+
 def test_without_alignment_the_average_is_another_net(wfcli: Cli, tmp_path: Path) -> None:
     model, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
     out = tmp_path / "s.safetensors"

@@ -44,7 +44,7 @@ fuse CKPT...
   --calibration-images = 4096
   --batch-size = 500
   --dtype = keep (keep float32 bfloat16 float16)
-  --align = auto (auto weights none)
+  --align = auto (auto weights activations none)
   --guard --no-guard switch
   --probes = 0
   --unlabelled

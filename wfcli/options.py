@@ -18,7 +18,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["keep", "float32", "bfloat16", "float16"]
 Attention = Literal["cross", "full"]
 Preset = Literal["universal", "weightformer", "specialised"]
-Align = Literal["auto", "weights", "none"]
+Align = Literal["auto", "weights", "activations", "none"]
 Trained = Literal["all", "mixing", "prior"]
 Shares = Literal["same", "dirichlet", "disjoint"]
 Optimiser = Literal["sgd", "adamw"]
@@ -96,7 +96,8 @@ AlignOption = Annotated[
     typer.Option(
         "--align",
         metavar="A",
-        help="Bring the units of the teachers into one order: auto (where they share no base), weights or none.",
+        help="Bring the units of the teachers into one order: auto (by weights, where they share no base), weights, "
+        "activations (on the images of --data) or none.",
     ),
 ]
 GuardOption = Annotated[

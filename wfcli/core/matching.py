@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -289,7 +290,7 @@ def match_activations(
     1511.07543). Spaces of which there are none are matched by the weights that `nets` give.
     """
     watched = symmetry.of_activations()
-    matched = match_all(watched, [lambda one=one: one for one in seen], seed)
+    matched = match_all(watched, [partial(dict, one) for one in seen], seed)
     found = [{**symmetry.identity(), **permutations} for permutations in matched]
     target = symmetry.permuted(nets[0](), found[0])
     for number in range(1, len(nets)):

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
-from wfcli.core.matching import Permutations, comparable, match_all
+from wfcli.core.matching import Permutations, comparable, match_activations, match_all
 from wfcli.core.pieces import in_pieces
 from wfcli.core.plan import plan_layers
 from wfcli.core.spaces import index_of, is_fixed
-from wfcli.core.symmetry import Symmetry, find_symmetry
+from wfcli.core.symmetry import Symmetry, find_symmetry, observe
 from wfcli.engine.finite import Finite
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.teachers import Teachers
@@ -31,7 +31,7 @@ SMALL = 10_000_000
 class Alignment:
     """What was done to bring the teachers into one frame."""
 
-    how: str  # "weights"
+    how: str  # "weights", or "activations on 256 images"
     moved: tuple[str, ...]  # names of the teachers with units in another order
     spaces: int  # that may be permuted
     share: float  # of the parameters in a tensor with such a space, 0..1
@@ -61,21 +61,33 @@ class Aligned(Finite):
 
 
 def align(
-    arch: Architecture, teachers: Teachers, checked: Sequence[Finite], seed: int, hooks: Hooks
+    arch: Architecture,
+    teachers: Teachers,
+    checked: Sequence[Finite],
+    seed: int,
+    hooks: Hooks,
+    images: Tensor | None = None,
 ) -> tuple[list[Finite], Alignment]:
-    """Match all teachers by their weights and return them in one frame, with what was done.
+    """Match all teachers, by their weights or by what they make of images [B, ...], and return them in one frame.
 
     Raises:
         ArchitectureError: the net cannot be followed, or a teacher would not be the net it was.
     """
-    model, example, symmetry = follow(arch, teachers.num_classes, hooks)
+    model, example, symmetry = follow(arch, teachers.num_classes, hooks, images)
     head = head_keys(arch)[0].removesuffix(".weight")
     plan = plan_layers(model, head)
     views = [teachers.layout.timm_view(teacher) for teacher in checked]
     tries = TRIES if sum(parameter.numel() for parameter in model.parameters()) <= SMALL else 1
     nets = [lambda view=view: comparable(symmetry, plan, view) for view in views]
     with torch.inference_mode():
-        found = match_all(symmetry, nets, seed, tries, lambda done, total: hooks.progress("aligning", done, total))
+        if images is None:
+            found = match_all(symmetry, nets, seed, tries, lambda done, total: hooks.progress("aligning", done, total))
+        else:
+            seen = []
+            for number, view in enumerate(views):
+                seen.append(observe(symmetry, dict(view), images))
+                hooks.progress("looking at activations", number + 1, len(views))
+            found = match_activations(symmetry, seen, nets, seed)
         changes = []
         for number, (view, permutations) in enumerate(zip(views, found, strict=True)):
             changes.append(_change(model, example, view, symmetry.permuted(dict(view), permutations)))
@@ -91,7 +103,7 @@ def align(
         for teacher, permutations in zip(checked, found, strict=True)
     ]
     return list(aligned), Alignment(
-        how="weights",
+        how="weights" if images is None else f"activations on {len(images)} images",
         moved=tuple(one.checkpoint.name for one in aligned if one.orders),
         spaces=len(symmetry.spaces()),
         share=free_share(model, symmetry),
@@ -100,15 +112,18 @@ def align(
     )
 
 
-def follow(arch: Architecture, num_classes: int, hooks: Hooks) -> tuple[nn.Module, Tensor, Symmetry]:
-    """Build a net and an input [2, channels, size, size], and find what may be permuted in it.
+def follow(
+    arch: Architecture, num_classes: int, hooks: Hooks, images: Tensor | None = None
+) -> tuple[nn.Module, Tensor, Symmetry]:
+    """Build a net and find what may be permuted in it, following `images` or else two of noise, which are returned.
 
     Raises:
         ArchitectureError: its graph cannot be exported.
     """
     model, size = build_model(arch, num_classes).eval(), input_config(arch).size
     channels = int(dict(arch.args).get("in_chans", 3))
-    example = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    example = noise if images is None else images
     hooks.progress("following the net", 0, 1)
     try:
         symmetry = find_symmetry(model, example)

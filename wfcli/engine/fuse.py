@@ -20,7 +20,7 @@ from wfcli.core.devices import pick_device
 from wfcli.core.methods import METHODS
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
-from wfcli.engine.making import LEAST_IMAGES, Work, looked_at, needs_images, sees_colours, tensors_of
+from wfcli.engine.making import LEAST_IMAGES, Work, looked_at, needs_images, sees_colours, some_inputs, tensors_of
 from wfcli.engine.provenance import data_record, known_classes, made_by, source_name
 from wfcli.engine.student import DTYPES, cast, output_specs
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 LEAST_PROBES = 100
+ALIGN = ("auto", "weights", "activations", "none")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class FuseConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "keep"  # or float32, bfloat16, float16
-    align: str = "auto"  # independent teachers into one frame; or weights: any, none
+    align: str = "auto"  # independent teachers into one frame, by weights; or weights, activations: any; or none
     guard: bool = True  # against a generator's student that is worse than the soup
     probes: int = 0  # made-up images to fit the head on
     unlabelled: str | None = None  # images without labels to learn from
@@ -108,10 +109,12 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
 
         relation = relate(config.architecture, teachers, checked)
         raise_nonfinite(checked)
-    if config.align == "weights" or (config.align == "auto" and relation is not None and not relation.shared_base):
+    independent = relation is not None and not relation.shared_base
+    if config.align in ("weights", "activations") or (config.align == "auto" and independent):
         from wfcli.engine.align import align
 
-        checked, alignment = align(config.architecture, teachers, checked, config.seed, hooks)
+        inputs = some_inputs(config) if config.align == "activations" else None
+        checked, alignment = align(config.architecture, teachers, checked, config.seed, hooks, inputs)
     found = _fit(config, teachers, checked, loaded, relation, hooks)
     work = Work(config, teachers, checked, output_specs(teachers, config.dtype), device, hooks, alignment is not None)
     offered = found.loaded if found else None
@@ -224,6 +227,12 @@ def _check_options(config: FuseConfig) -> None:
     if config.unlabelled is not None and config.images < LEAST_IMAGES:
         raise WfError(
             f"--images: got {config.images}, expected at least {LEAST_IMAGES}", hint="a few hundred are worth while"
+        )
+    if config.align not in ALIGN:
+        raise WfError(f"unknown --align {config.align!r}", hint=f"use one of {', '.join(ALIGN)}")
+    if config.align == "activations" and config.data is None and config.unlabelled is None:
+        raise WfError(
+            "--align activations: got no images to look at", hint="give --data or --unlabelled, or --align weights"
         )
     if config.batch_size < 1:
         raise WfError(f"--batch-size: got {config.batch_size}, expected at least 1", hint="see wfcli fuse --help")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wfcli.engine.polish import Nets
 
 LEAST_IMAGES = 16  # to learn from
+ALIGN_IMAGES = 256  # that activations are compared on
 REPAIR_IMAGES = 2000  # at most
 LOOK_PIXELS = 256 * 32 * 32  # of images that nets are looked at with, at a time
 
@@ -130,6 +131,20 @@ def _load_images(config: FuseConfig) -> Images | None:
             return None
         return load_images(config.data, "train", side, limit=config.calibration_images, seed=config.seed)
     return None
+
+
+def some_inputs(config: FuseConfig) -> Tensor:
+    """Return a few of the images, as a net takes them, [B, 3, H, W]."""
+    from wfcli.core.images import to_input
+    from wfcli.engine.polish import some_pixels
+
+    images = _load_images(config)
+    if images is None:
+        raise DataError(
+            "--align activations: there is no training split to look at",
+            hint="give --unlabelled, or data with a training split, or --align weights",
+        )
+    return to_input(some_pixels(images, ALIGN_IMAGES), input_config(config.architecture))
 
 
 def sees_colours(config: FuseConfig) -> bool:
