@@ -17,10 +17,8 @@ cd "$(dirname "$0")/.."
 RUNS=${1:-runs/seen}
 DATA=${DATA:-../shared/data}
 shift || true
-for set in cifar10 cifar100; do
-    [ -d "$DATA/$set" ] || { echo "no dataset at $DATA/$set; set DATA to the folder that holds cifar10 and cifar100" >&2; exit 1; }
-done
 source examples/stages.sh
+need cifar10 cifar100
 
 images() { # DATASET
     case $1 in

@@ -1,4 +1,4 @@
-"""Put the best generator for all kinds of nets and of data of same_teachers.sh into pretrained/universal, with a card.
+"""Put the best generator for all kinds of nets of silo_teachers.sh into pretrained/universal, with a card.
 
 The best is the one with the highest gain on the held-out zoos of its training log; test images play no part in it.
 """
@@ -22,9 +22,9 @@ SHOWN = (
     "soup, data-free",
     "soup, calibrated",
     "best of nine simple heuristics (chosen here)",
-    "**the same, then also on teachers of the same data (shipped), data-free**",
-    "the same, then also on teachers of the same data (shipped), calibrated",
-    "shipped generator, data-free, `--probes 2000`",
+    "**one generator for all three kinds, data-free**",
+    "one generator for all three kinds, calibrated",
+    "generator for all kinds, data-free, `--probes 2000`",
     "ensemble",
 )
 CARD = """---
@@ -70,10 +70,10 @@ Fine-tunes of one base only. Nets of other kinds than these, and images far from
 digits of `make demo` it gives no more than the soup): `fuse` looks at the student and writes the soup where it finds
 that broken; a few hundred images without labels (`--unlabelled`) help more there. Images of 32 x 32 pixels and small
 nets in training. On CIFAR-10 it stays below the ensemble; it is above on the tasks of CIFAR-100, from whose other
-classes it has learned. Where all teachers are sound and saw the same data the soup is near the ensemble already, and
-there is little to gain; bad ones among them get less weight (`examples/results/same_teachers.md`).
+classes it has learned. Where all teachers saw the same data the soup is near the ensemble already, and there is little
+to gain.
 
-Made by `examples/silo_teachers.sh`, `examples/same_teachers.sh` and `examples/ship_universal.py`.
+Made by `examples/silo_teachers.sh` and `examples/ship_universal.py`.
 """
 
 
@@ -82,13 +82,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, help="the work folder of silo_teachers.sh")
     runs: Path = parser.parse_args().runs
-    folders = sorted(runs.glob("generators/both-[0-9]"))
+    folders = sorted(runs.glob("generators/all-[0-9]"))
     if not folders:
-        raise SystemExit(f"{runs}: no generators/both-* there, expected those of examples/same_teachers.sh")
+        raise SystemExit(f"{runs}: no generators/all-* there, expected those of examples/silo_teachers.sh")
     gains = {folder: max(row["gain"] for row in read_log(folder)) for folder in folders}
     best = max(folders, key=lambda folder: gains[folder])
     generator, _ = load_generator(best, best.name)
-    zoos = [read_zoo(folder) for kind in KINDS for folder in sorted(runs.glob(f"{kind}/*task-*"))]
+    zoos = [read_zoo(folder) for kind in KINDS for folder in sorted(runs.glob(f"{kind}/task-*"))]
     results = {kind: json.loads((runs / f"{kind}.json").read_text()) for kind in KINDS}
     seeds = f"{len(folders)} seed{'s' if len(folders) > 1 else ''}"
     card = write_card(sum(p.numel() for p in generator.parameters()), zoos, results, gains[best], best.name, seeds)

@@ -170,7 +170,7 @@ def known(output: Path, digests: Mapping[str, str]) -> Figures:
 
 
 def concerns(generator: str, kind: str) -> bool:
-    """Tell whether a generator is in the tables of a kind: made it, all kinds (also on same data), or all but it."""
+    """Tell whether a generator is in the tables of a kind: made for it, for all kinds, or for all but it."""
     return generator.startswith((f"{kind}-", "all-", f"no-{kind}-")) or own_kind(generator) == "both"
 
 

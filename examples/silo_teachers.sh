@@ -17,11 +17,8 @@ cd "$(dirname "$0")/.."
 RUNS=${1:-runs/silos}
 DATA=${DATA:-../shared/data}
 shift || true
-for set in cifar10 cifar100; do
-    [ -d "$DATA/$set" ] || { echo "no dataset at $DATA/$set; set DATA to the folder that holds cifar10 and cifar100" >&2; exit 1; }
-done
-
 source examples/stages.sh
+need cifar10 cifar100
 
 zoos() { # KIND
     local base=$RUNS/$1/base/teacher-00.safetensors last=test-02 classes test

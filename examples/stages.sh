@@ -1,6 +1,13 @@
 # What the scripts of the small nets share; RUNS is their work folder.
 # shellcheck shell=bash
-mkdir -p "$RUNS/generators" "$RUNS/logs"
+
+# Make sure that the datasets are there.
+need() { # DATASET...
+    local set
+    for set in "$@"; do
+        [ -d "$DATA/$set" ] || { echo "no dataset at $DATA/$set; set DATA to the folder that holds it" >&2; exit 1; }
+    done
+}
 
 # Run a stage unless its output is there, with its own log; note how long it took.
 stage() { # OUTPUT COMMAND...
@@ -11,6 +18,7 @@ run() { # NAME COMMAND...
     local name=$1 log started=$SECONDS
     log=$RUNS/logs/$(tr / - <<< "${name#"$RUNS"/}").txt
     shift
+    mkdir -p "$RUNS/logs"
     echo "$name ..."
     "$@" >> "$log" 2>&1 || { tail -n 5 "$log" >&2; exit 1; }
     echo "$name $((SECONDS - started))" >> "$RUNS/seconds.txt"

@@ -134,6 +134,7 @@ def table(results: Mapping[str, Any], labels: Mapping[str, str | tuple[str, ...]
         for place, result in results.items()
         for count in COUNTS
     }
+    columns = {title: rows for title, rows in columns.items() if rows}
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for label in labels:
         cells = [figure(list(rows.get(label, {}).values())) for rows in columns.values()]

@@ -35,15 +35,15 @@ ONE_SHOT = {
     "best of nine simple heuristics (chosen here)": None,
     "**generator of this kind of net, data-free**": "generator {kind}, data-free",
     "generator of this kind of net, calibrated": "generator {kind}, calibrated",
-    "one generator for all three kinds, data-free": "generator all, data-free",
+    "**one generator for all three kinds, data-free**": "generator all, data-free",
     "one generator for all three kinds, calibrated": "generator all, calibrated",
-    "**the same, then also on teachers of the same data (shipped), data-free**": "generator both, data-free",
-    "the same, then also on teachers of the same data (shipped), calibrated": "generator both, calibrated",
+    "the same, then also on teachers of the same data, data-free": "generator both, data-free",
+    "the same, then also on teachers of the same data, calibrated": "generator both, calibrated",
     "generator that never saw this kind of net, data-free": "generator no-{kind}, data-free",
     "generator that never saw this kind of net, calibrated": "generator no-{kind}, calibrated",
     "generator of this kind, data-free, `--probes 2000`": "generator {kind}, head fitted on probes",
     "generator for all kinds, data-free, `--probes 2000`": "generator all, head fitted on probes",
-    "shipped generator, data-free, `--probes 2000`": "generator both, head fitted on probes",
+    "the same, then also on the same data, data-free, `--probes 2000`": "generator both, head fitted on probes",
     "soup, data-free, `--probes 2000`": "soup, head fitted on probes",
     "control: generator of this kind, destroyed teachers": "control: generator {kind}, destroyed teachers",
     "ensemble": "ensemble",
@@ -252,7 +252,7 @@ def differences(results: Mapping[str, Any]) -> list[str]:
             rows = rows_of(result, "dirichlet 0.3", count)
             if not rows:
                 continue
-            own, every, shipped, unseen = (f"generator {name}" for name in (kind, "all", "both", f"no-{kind}"))
+            own, every, both, unseen = (f"generator {name}" for name in (kind, "all", "both", f"no-{kind}"))
             compared = (
                 (f"{own}, data-free", "soup, data-free"),
                 (f"{own}, data-free", None),
@@ -265,10 +265,10 @@ def differences(results: Mapping[str, Any]) -> list[str]:
                 (f"{every}, head fitted on probes", "ensemble"),
                 (f"{every}, data-free", None),
                 (f"{every}, head fitted on probes", None),
-                (f"{shipped}, data-free", f"{own}, data-free"),
-                (f"{shipped}, data-free", "ensemble"),
-                (f"{shipped}, head fitted on probes", "ensemble"),
-                (f"{shipped}, data-free", None),
+                (f"{both}, data-free", f"{own}, data-free"),
+                (f"{both}, data-free", "ensemble"),
+                (f"{both}, head fitted on probes", "ensemble"),
+                (f"{both}, data-free", None),
                 (f"{unseen}, data-free", "soup, data-free"),
             )
             for a, b in compared:
@@ -280,7 +280,7 @@ def differences(results: Mapping[str, Any]) -> list[str]:
                     lines.append(f"{KINDS[kind]}, K = {count}: {a} - ensemble: " + by_data(first, second))
             lines += above_ensemble(rows_of(result, "unlabelled", count), f"{KINDS[kind]}, K = {count}")
             low, high = (fmean(rows[row].values()) for row in ("soup, data-free", "ensemble"))
-            for name in (own, every, shipped, unseen, "soup"):
+            for name in (own, every, both, unseen, "soup"):
                 for way in ("data-free", "calibrated", "head fitted on probes"):
                     values = rows.get(f"{name}, {way}")
                     if values and (name, way) != ("soup", "data-free"):

@@ -192,8 +192,8 @@ def test_figures_of_the_seen_dataset_are_compared_set_by_set() -> None:
 
     results = {"vgg-cifar10": {"figures": SEEN}}
     written = table(results, ROWS)
-    assert "| **`specialised`: mixing and prior, calibrated** | 76.0 ± 12.7 |  |" in written
-    assert "| best of nine simple heuristics (chosen here), calibrated | 71.0 ± 0.0 |  |" in written
+    assert "| **`specialised`: mixing and prior, calibrated** | 76.0 ± 12.7 |\n" in written
+    assert "| best of nine simple heuristics (chosen here), calibrated | 71.0 ± 0.0 |\n" in written
     lines = differences(results)
     assert "VGG-11, CIFAR-10, K = 3: `specialised`: mixing and prior, calibrated - mean single: +5.0 ± 0.0" in lines
     assert any("100 steps of `finetune`" in line and line.endswith("mean single: +8.0 ± 12.7") for line in lines)

@@ -188,7 +188,7 @@ def _alignment(alignment: Alignment) -> Text:
 
 
 def _shares(teachers: Sequence[str], weights: Sequence[float]) -> Text:
-    """Say what part of the student the teachers have; one with less than half of an equal share stands out."""
+    """Say what weight the teachers' rows have in the mean; one with less than half of an equal share stands out."""
     little = [weight < 0.5 / len(weights) for weight in weights]
     parts = [
         Text.assemble(_name(name), " ", (f"{percent(weight, 0)} %", "yellow" if low else ""))

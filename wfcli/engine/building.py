@@ -61,7 +61,7 @@ def build_generator(
     """Build the generator for these zoos, untrained (it gives the soup) or with the weights of `first`.
 
     Raises:
-        GeneratorError: `first` has a prior and belongs to another architecture, base or set of classes.
+        GeneratorError: `first` has a prior and belongs to another base.
     """
     config = _config(options, zoos, grounds, first)
     frame = None
