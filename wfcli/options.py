@@ -81,7 +81,9 @@ ArchitectureArgs = Annotated[
 
 # Generator ---------------------------------------------------------------------------------------------------------
 
-MethodOption = Annotated[str, typer.Option("--method", metavar="M", help="Merge method: weightformer or soup.")]
+MethodOption = Annotated[
+    str, typer.Option("--method", metavar="M", help="Merge method: weightformer, soup or least-squares.")
+]
 GeneratorOption = Annotated[
     str | None,
     typer.Option(

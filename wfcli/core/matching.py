@@ -11,6 +11,7 @@ n entries of a space, H entries of a space with others within, T nets.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 
@@ -27,6 +28,9 @@ Permutations = dict[Space, Tensor]
 EPS = 1e-5  # of the batch norms
 ROUNDS = 50  # of all spaces; they stop changing after ten or so
 LEAST_GAIN = 1e-6  # of what is reached: a smaller one is rounding
+SEEN = "seen by "  # before the name of an activation, among weights
+SEEN_SHARE = 1.0  # of activations beside weights: both have about length 1 for every unit
+NEAR = 0.5  # cosine of two nets that share a base, as they are; independent ones have one near 0
 
 
 def match_weights(
@@ -37,7 +41,10 @@ def match_weights(
     The order of the spaces decides where the search ends: of `tries` random ones the best is kept.
     """
     start = Search(symmetry, state, target)
-    start.begin()
+    if start.is_near():  # fine-tunes of one base: whatever else a search would find first is farther
+        tries = 1
+    else:
+        start.begin()
     found: list[tuple[Permutations, float]] = []
     for number in range(tries):
         search = start.copy() if number + 1 < tries else start
@@ -53,7 +60,9 @@ def match_all(
     tries: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Permutations]:
-    """Return permutations of T nets that bring all of them into one frame: that of the net nearest to the others.
+    """Return permutations of T nets that bring all of them into one frame.
+
+    It is that of the net nearest to the others; where some share a base, theirs.
 
     All are matched to the first, which tells the net that is nearest to the others; from there they go on to that one,
     and then each to the mean of the others, until none moves (MergeMany, algorithm 3 of the paper). There are no
@@ -97,8 +106,14 @@ def match_all(
         if not moved:
             break
     progress(steps, steps)
-    back = inverse(found[middle])  # that net stays as it is
+    alike = [sum(_equal(one, other) for other in found) for one in found]
+    stays = middle if max(alike) == 1 else alike.index(max(alike))  # with all nets of its base
+    back = inverse(found[stays])
     return [compose(permutations, back) for permutations in found]
+
+
+def _equal(one: Permutations, other: Permutations) -> bool:
+    return all(torch.equal(order, other[space]) for space, order in one.items())
 
 
 def _nearest(symmetry: Symmetry, nets: Sequence[Callable[[], State]], found: Sequence[Permutations]) -> int:
@@ -183,6 +198,16 @@ class Search:
         other = copy.copy(self)
         other.moved, other.found, other.stale = dict(self.moved), dict(self.found), set(self.stale)
         return other
+
+    def is_near(self) -> bool:
+        """Tell whether the nets are near one another as they are, by their matrices: vectors are always alike."""
+        own, both, theirs = 0.0, 0.0, 0.0
+        for name, one in self.moved.items():
+            if name in self.symmetry.axes and name in self.target and one.dim() > 1:
+                other = self.target[name]
+                own, theirs = own + float(one.square().sum()), theirs + float(other.square().sum())
+                both += float((one * other).sum())
+        return bool(both > NEAR * math.sqrt(own * theirs) > 0)
 
     def go_on(self, seed: int) -> bool:
         """Assign spaces in random orders until no other order is better; tell whether any was."""
@@ -282,24 +307,27 @@ class Search:
 
 
 def match_activations(
-    symmetry: Symmetry, seen: Sequence[State], nets: Sequence[Callable[[], State]], seed: int = 0
+    symmetry: Symmetry,
+    nets: Sequence[Callable[[], State]],
+    seen: Sequence[State],
+    seed: int = 0,
+    tries: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Permutations]:
-    """Return permutations of T nets that bring their activations on the same images into one frame.
+    """Return permutations of T nets that bring their activations on the same images, and their weights, into one frame.
 
-    `seen` are what `observe` gives of each net: inner products are sums of correlations (Li et al. 2016, arXiv
-    1511.07543). Spaces of which there are none are matched by the weights that `nets` give.
+    `seen` give what `observe` does of each net: their inner products are sums of correlations (Li et al. 2016, arXiv
+    1511.07543). Those of the weights are added, so that each polishes what the other has found, and spaces that are
+    never watched are matched too.
     """
     watched = symmetry.of_activations()
-    matched = match_all(watched, [partial(dict, one) for one in seen], seed)
-    found = [{**symmetry.identity(), **permutations} for permutations in matched]
-    target = symmetry.permuted(nets[0](), found[0])
-    for number in range(1, len(nets)):
-        rest = Search(symmetry, symmetry.permuted(nets[number](), found[number]), target)
-        rest.outer = [space for space in rest.outer if space not in matched[number]]
-        rest.stale = set(rest.outer)
-        rest.go_on(seed)
-        found[number] = compose(found[number], rest.found)
-    return found
+    both = Symmetry({**symmetry.axes, **{SEEN + name: axes for name, axes in watched.axes.items()}})
+
+    def joint(net: Callable[[], State], look: State) -> State:
+        return {**net(), **{SEEN + name: tensor * SEEN_SHARE for name, tensor in look.items()}}
+
+    joined = [partial(joint, net, look) for net, look in zip(nets, seen, strict=True)]
+    return match_all(both, joined, seed, tries, progress)
 
 
 def assign(gain: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 METHODS = (
     "weightformer",  # a trained generator mixes the teachers per weight (Meta-Ensemble Parameter Learning, 2210.01973)
     "soup",  # uniform average of the weights (Model soups, 2203.05482)
+    "least-squares",  # the soup, layers fitted to the teachers' on images (RegMean, 2212.09849; PLeaS, 2407.02447)
 )
 
 

@@ -78,16 +78,20 @@ def align(
     plan = plan_layers(model, head)
     views = [teachers.layout.timm_view(teacher) for teacher in checked]
     tries = TRIES if sum(parameter.numel() for parameter in model.parameters()) <= SMALL else 1
+
+    def told(done: int, total: int) -> None:
+        hooks.progress("aligning", done, total)
+
     nets = [lambda view=view: comparable(symmetry, plan, view) for view in views]
     with torch.inference_mode():
         if images is None:
-            found = match_all(symmetry, nets, seed, tries, lambda done, total: hooks.progress("aligning", done, total))
+            found = match_all(symmetry, nets, seed, tries, told)
         else:
             seen = []
             for number, view in enumerate(views):
                 seen.append(observe(symmetry, dict(view), images))
                 hooks.progress("looking at activations", number + 1, len(views))
-            found = match_activations(symmetry, seen, nets, seed)
+            found = match_activations(symmetry, nets, seen, seed, tries, told)
         changes = []
         for number, (view, permutations) in enumerate(zip(views, found, strict=True)):
             changes.append(_change(model, example, view, symmetry.permuted(dict(view), permutations)))

@@ -121,6 +121,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     calibrated = needs_images(config, teachers)
     verdict, seen = None, 0
     looking = calibrated or config.probes or config.unlabelled is not None or alignment is not None
+    looking = looking or config.method == "least-squares"
     if looking or (offered is not None and config.guard):
         student, verdict, seen = looked_at(work, offered, calibrated)
         tensors = iter(student.items())
@@ -230,10 +231,10 @@ def _check_options(config: FuseConfig) -> None:
         )
     if config.align not in ALIGN:
         raise WfError(f"unknown --align {config.align!r}", hint=f"use one of {', '.join(ALIGN)}")
-    if config.align == "activations" and config.data is None and config.unlabelled is None:
-        raise WfError(
-            "--align activations: got no images to look at", hint="give --data or --unlabelled, or --align weights"
-        )
+    blind = config.data is None and config.unlabelled is None
+    for option, other in (("--align activations", "--align weights"), ("--method least-squares", "--method soup")):
+        if blind and option.split()[1] in (config.align, config.method):
+            raise WfError(f"{option}: got no images to look at", hint=f"give --data or --unlabelled, or {other}")
     if config.batch_size < 1:
         raise WfError(f"--batch-size: got {config.batch_size}, expected at least 1", hint="see wfcli fuse --help")
 
@@ -279,7 +280,7 @@ def _record(
     record = {
         **made_by("fuse", config.architecture, config.seed),
         "sources": teachers.provenance(),
-        "method": "weightformer" if generator else "soup",
+        "method": "weightformer" if generator else "soup" if config.method == "weightformer" else config.method,
         "generator": {"name": generator.name, "sha256": generator.digest} if generator else None,
         "dtype": config.dtype,
         "classes": known_classes(teachers.checkpoints),
