@@ -127,7 +127,7 @@ def test_what_is_wrong_with_headers_is_told_without_torch(tmp_path: Path) -> Non
 
 def test_a_soup_loads_torch_alone(tmp_path: Path) -> None:
     specs = key_layout(find_architecture("resnet18"), 3)
-    state = {key: torch.zeros(spec.shape, dtype=torch_dtype(spec.dtype)) for key, spec in specs.items()}
+    state = {key: torch.ones(spec.shape, dtype=torch_dtype(spec.dtype)) for key, spec in specs.items()}
     for name in ("a", "b"):
         save_state(tmp_path / f"{name}.safetensors", state, {"name": name})
     assert _loaded(_fuse(tmp_path, *tmp_path.iterdir())) == {"torch", "numpy"}  # numpy comes with torch

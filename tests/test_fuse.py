@@ -219,17 +219,24 @@ def test_an_existing_output_is_replaced(wfcli: Cli, tiny_teachers: TinyTeachers,
     assert [path.name for path in tmp_path.iterdir()] == ["student.safetensors"]
 
 
-def test_independent_teachers_are_told_apart_and_get_the_soup(wfcli: Cli, tmp_path: Path) -> None:
+def test_independent_teachers_are_told_apart_and_aligned_unless_told(wfcli: Cli, tmp_path: Path) -> None:
     arch = find_architecture("vgg11_bn_cifar", {"width": 0.125})
     for number in range(2):
         torch.manual_seed(number)
         save_file(build_model(arch, 10).state_dict(), tmp_path / f"t{number}.safetensors")
     out = tmp_path / "student.safetensors"
-    ran = wfcli("fuse", tmp_path / "t*.safetensors", "--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125", "-o", out)
+    args = ("fuse", tmp_path / "t*.safetensors", "--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125", "-o", out)
+    ran = wfcli(*args, "--align", "none")
     assert ran.code == 0
     assert "the student is the soup" in " ".join(ran.stderr.split())
     assert "trained independently" in " ".join(ran.stderr.split())
-    assert same(load_file(out), soup_of((tmp_path / "t0.safetensors", tmp_path / "t1.safetensors")))
+    average = soup_of((tmp_path / "t0.safetensors", tmp_path / "t1.safetensors"))
+    assert same(load_file(out), average)
+    out.unlink()
+    ran = wfcli(*args)
+    assert ran.code == 0
+    assert "trained independently" in " ".join(ran.stderr.split())
+    assert not same(load_file(out), average)
 
 
 TORCHVISION = {

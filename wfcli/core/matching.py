@@ -27,7 +27,8 @@ State = Mapping[str, Tensor]
 Permutations = dict[Space, Tensor]
 EPS = 1e-5  # of the batch norms
 ROUNDS = 50  # of all spaces; they stop changing after ten or so
-LEAST_GAIN = 1e-6  # of what is reached: a smaller one is rounding
+LEAST_GAIN = 1e-4  # of what a space has reached: smaller ones take long, and change nothing that counts
+LEAST_SWEEP = 1e-3  # of what all nets have reached together: the same
 SEEN = "seen by "  # before the name of an activation, among weights
 SEEN_SHARE = 1.0  # of activations beside weights: both have about length 1 for every unit
 NEAR = 0.5  # cosine of two nets that share a base, as they are; independent ones have one near 0
@@ -91,19 +92,21 @@ def match_all(
         for name, tensor in symmetry.permuted(net(), permutations).items():
             total[name] = total[name] + tensor if name in total else tensor.clone()
     for sweep in range(ROUNDS if len(nets) > 2 else 0):
-        moved = False
+        better, reached = 0.0, 0.0
         for number, net in enumerate(nets):
             own = symmetry.permuted(net(), found[number])
             others = {name: (total[name] - tensor) / (len(nets) - 1) for name, tensor in own.items()}
             search = Search(symmetry, own, others)
+            before = search.similarity()
             if search.go_on(seed):
-                moved = True
+                better += search.similarity() - before
                 found[number] = compose(found[number], search.found)
                 for name, tensor in search.moved.items():
                     total[name] += tensor - own[name]
+            reached += before
             if not sweep:
                 progress(len(nets) - 1 + max(number, 1), steps)
-        if not moved:
+        if better <= LEAST_SWEEP * abs(reached):
             break
     progress(steps, steps)
     alike = [sum(_equal(one, other) for other in found) for one in found]

@@ -17,7 +17,7 @@ from wfcli.core.pieces import in_pieces
 from wfcli.core.plan import plan_layers
 from wfcli.core.spaces import index_of, is_fixed
 from wfcli.core.symmetry import Symmetry, find_symmetry, observe
-from wfcli.engine.finite import Finite
+from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.teachers import Teachers
 from wfcli.errors import ArchitectureError
@@ -72,7 +72,12 @@ def align(
 
     Raises:
         ArchitectureError: the net cannot be followed, or a teacher would not be the net it was.
+        CheckpointError: numbers that are not finite.
     """
+    for teacher in checked:
+        for name in teacher:
+            teacher[name]  # read, and looked at
+    raise_nonfinite(checked)
     model, example, symmetry = follow(arch, teachers.num_classes, hooks, images)
     head = head_keys(arch)[0].removesuffix(".weight")
     plan = plan_layers(model, head)

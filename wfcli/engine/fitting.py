@@ -13,7 +13,7 @@ from wfcli.core.architectures import Architecture, build_model, head_keys
 from wfcli.core.generator import WeightFormer, fingerprint
 from wfcli.core.generator_files import load_generator
 from wfcli.core.plan import plan_layers
-from wfcli.core.regime import Regime, regime
+from wfcli.core.regime import Regime
 from wfcli.core.sources import list_pretrained, resolve_generator
 from wfcli.engine.provenance import class_names
 from wfcli.engine.teachers import Teachers
@@ -51,15 +51,6 @@ def load_named(text: str) -> Loaded:
     source = resolve_generator(text)
     generator, digest = load_generator(source.path, source.name)
     return Loaded(generator, source.name, digest, source.path)
-
-
-def relate(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
-    """Find out from the weights how the teachers are related; their heads do not count."""
-    views = [teachers.layout.timm_view(teacher) for teacher in checked]
-    head = head_keys(arch)
-    return regime(
-        views, [name for name, shape in teachers.layout.to_timm.values() if name not in head and len(shape) >= 2]
-    )
 
 
 def fit_generator(

@@ -103,12 +103,8 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     teachers, loaded = _open(config, hooks)
     device = pick_device(config.device)
     checked = [Finite(checkpoint) for checkpoint in teachers.checkpoints]
-    relation, alignment = None, None
-    if config.align != "none" or config.method == "weightformer":
-        from wfcli.engine.fitting import relate
-
-        relation = relate(config.architecture, teachers, checked)
-        raise_nonfinite(checked)
+    relation = _relate(config, teachers, checked)
+    alignment = None
     independent = relation is not None and not relation.shared_base
     if config.align in ("weights", "activations") or (config.align == "auto" and independent):
         from wfcli.engine.align import align
@@ -248,6 +244,19 @@ def _check_training_split(data: DataSpec) -> None:
             f"data {data.source}: no training split to calibrate BatchNorm with; it has {', '.join(splits)}",
             hint="give data with a training split, or leave the calibration out: --calibration-images 0",
         )
+
+
+def _relate(config: FuseConfig, teachers: Teachers, checked: Sequence[Finite]) -> Regime | None:
+    """Find out how the teachers are related, where that is needed: in full for a generator, else at a glance."""
+    if config.method != "weightformer" and config.align != "auto":
+        return None
+    from wfcli.engine.relation import glance, relate
+
+    if config.method != "weightformer":
+        return glance(teachers, checked)
+    relation = relate(config.architecture, teachers, checked)
+    raise_nonfinite(checked)
+    return relation
 
 
 def _fit(

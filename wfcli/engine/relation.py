@@ -1,0 +1,33 @@
+"""How the teachers are related: fine-tunes of one base, or nets of their own. Told from their weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from wfcli.core.architectures import Architecture, head_keys
+from wfcli.core.regime import Regime, regime
+from wfcli.engine.teachers import Teachers
+
+GLANCED = 8  # tensors that tell a shared base from none
+
+
+def relate(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
+    """Find out from all weights how the teachers are related; their heads do not count."""
+    head = head_keys(arch)
+    return _relation(teachers, checked, [name for name in _matrices(teachers) if name not in head])
+
+
+def glance(teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
+    """Find out the same from a few tensors, evenly spaced: enough to tell whether they share a base."""
+    names = _matrices(teachers)
+    return _relation(teachers, checked, names[:: max(1, -(-len(names) // GLANCED))])
+
+
+def _matrices(teachers: Teachers) -> list[str]:
+    return [name for name, shape in teachers.layout.to_timm.values() if len(shape) >= 2]
+
+
+def _relation(teachers: Teachers, checked: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> Regime:
+    return regime([teachers.layout.timm_view(teacher) for teacher in checked], names)
