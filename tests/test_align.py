@@ -185,3 +185,62 @@ def test_among_strangers_those_of_one_base_stay_as_they_are(wfcli: Cli, tmp_path
     told = json.loads(ran.stdout)
     assert told["alignment"]["moved"] == ["0.safetensors", "3.safetensors"]
     assert "0.safetensors, 3.safetensors stand apart" in told["regime"]
+
+
+@pytest.fixture(scope="module")
+def independent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a zoo of teachers with starts of their own."""
+    from wfcli.core.architectures import find_architecture
+    from wfcli.core.data import DataSpec
+    from wfcli.engine.train_teachers import TrainTeachersConfig, train_teachers
+
+    folder = tmp_path_factory.mktemp("independent") / "zoo"
+    arch = find_architecture("vgg11_bn_cifar", {"width": 0.125})
+    train_teachers(TrainTeachersConfig(arch, DataSpec("digits"), 5, folder, epochs=0.5))
+    return folder
+
+
+@pytest.mark.parametrize("preset", ["universal", "specialised"])
+def test_a_generator_of_independent_teachers(wfcli: Cli, independent: Path, tmp_path: Path, preset: str) -> None:
+    made = tmp_path / "generator"
+    args = ("--preset", preset, "--steps", "4", "--batch-size", "32", "--max-teachers", "3")
+    ran = wfcli("train-generator", "--zoo", independent, *args, "-o", made)
+    assert ran.code == 0, ran.stderr
+    config = json.loads((made / "config.json").read_text())
+    assert config["relations"] == ["independent"]
+    state = dict(open_checkpoint(made / "model.safetensors"))
+    assert any(name.startswith("reference/") for name in state) == (preset == "specialised")
+    paths = sorted(independent.glob("teacher-*.safetensors"))[:2]
+    common = (*arguments("vgg11_bn_cifar"), "--generator", made, "--no-guard", "--json")
+    told = json.loads(wfcli("fuse", *paths, *common, "-o", tmp_path / "s.safetensors").stdout)
+    assert told["generator"] == str(made) or told["generator"] == made.name
+    frame = ", in the generator's frame" if preset == "specialised" else ""
+    assert told["alignment"]["how"] == f"weights{frame}"
+    # Another order of a teacher's units is the same teacher: the student is the same net.
+    symmetry = find_symmetry(net("vgg11_bn_cifar"), torch.randn(2, 3, 32, 32))
+    shuffled = symmetry.permuted(dict(open_checkpoint(paths[1])), symmetry.random(torch.Generator().manual_seed(5)))
+    save_state(tmp_path / "o.safetensors", {key: value.contiguous() for key, value in shuffled.items()}, {})
+    ran = wfcli("fuse", paths[0], tmp_path / "o.safetensors", *common, "-o", tmp_path / "t.safetensors")
+    assert ran.code == 0, ran.stderr
+    model = net("vgg11_bn_cifar")
+    one, two = answers(model, tmp_path / "s.safetensors"), answers(model, tmp_path / "t.safetensors")
+    torch.testing.assert_close(two, one, atol=1e-3 * float(one.abs().max()), rtol=1e-3)
+
+
+def test_a_generator_of_independent_teachers_is_out_of_its_depth_with_fine_tunes(
+    wfcli: Cli, independent: Path, tmp_path: Path
+) -> None:
+    made = tmp_path / "generator"
+    ran = wfcli("train-generator", "--zoo", independent, "--steps", "1", "--batch-size", "32", "-o", made)
+    assert ran.code == 0, ran.stderr
+    state = dict(open_checkpoint(independent / "teacher-00.safetensors"))
+    paths = [tmp_path / f"{number}.safetensors" for number in range(2)]
+    for path in paths:
+        save_state(
+            path, {k: v + 0.001 * torch.randn_like(v) if v.is_floating_point() else v for k, v in state.items()}, {}
+        )
+    args = ("fuse", *paths, *arguments("vgg11_bn_cifar"), "--generator", made, "-o", tmp_path / "s.safetensors")
+    assert "it was trained on independent teachers, but" in " ".join(wfcli(*args).stderr.split())
+    independent_paths = sorted(independent.glob("teacher-*.safetensors"))[:2]
+    ran = wfcli("fuse", *independent_paths, *args[3:], "--align", "none")
+    assert "--align none leaves the teachers out of its frame" in " ".join(ran.stderr.split())

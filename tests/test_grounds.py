@@ -63,7 +63,7 @@ def test_teachers_train_or_validate_never_both(digits_zoo: Path, tmp_path: Path)
 
 def test_a_ground_has_the_images_of_its_roles_and_the_answers_of_its_teachers(digits_zoo: Path) -> None:
     (opened,) = open_zoos([digits_zoo], None, Problems(), Silent())
-    ground = read_ground(opened, seed=0, device=CPU)
+    ground = read_ground(opened, seed=0, device=CPU, hooks=Silent())
     images = load_images(opened.zoo.data, "generator", 32)
     validation = load_images(opened.zoo.data, "validation", 32)
     assert ground.train.pixels.shape == (2 * len(images), 3, 32, 32)
@@ -79,16 +79,16 @@ def test_a_ground_has_the_images_of_its_roles_and_the_answers_of_its_teachers(di
 
 def test_the_seed_rules_the_augmentation(digits_zoo: Path) -> None:
     (opened,) = open_zoos([digits_zoo], "0-3", Problems(), Silent())
-    one, same, other = (read_ground(opened, seed, CPU).train.pixels for seed in (0, 0, 1))
+    one, same, other = (read_ground(opened, seed, CPU, Silent()).train.pixels for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
 def test_views_that_do_not_fit_memory_are_the_same_ones(digits_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (opened,) = open_zoos([digits_zoo], "0-3", Problems(), Silent())
-    whole = read_ground(opened, 0, CPU).train
+    whole = read_ground(opened, 0, CPU, Silent()).train
     monkeypatch.setattr(views, "fits_memory", lambda images, side: False)
-    lazy = read_ground(opened, 0, CPU).train
+    lazy = read_ground(opened, 0, CPU, Silent()).train
     assert isinstance(lazy.pixels, Views)
     assert len(lazy.pixels) == len(whole.pixels)
     index = torch.tensor([len(whole.pixels) - 1, 0, 5, 5])
@@ -98,7 +98,7 @@ def test_views_that_do_not_fit_memory_are_the_same_ones(digits_zoo: Path, monkey
 
 def test_validation_in_parts_is_close_to_all_at_once(digits_zoo: Path) -> None:
     (opened,) = open_zoos([digits_zoo], "0-3", Problems(), Silent())
-    ground = read_ground(opened, 0, CPU)
+    ground = read_ground(opened, 0, CPU, Silent())
     students = [soup_subset(ground, torch.arange(4))]
     whole, parts = (_accuracies(ground, students, at_once) for at_once in (360, 100))
     assert parts["data_free"] == pytest.approx(whole["data_free"], abs=1.5 / 360)  # a tie may fall either way
@@ -115,7 +115,7 @@ def test_large_images_are_validated_as_many_at_a_time_as_in_a_step(
         return torch.zeros(len(pixels), 10)
 
     (opened,) = open_zoos([digits_zoo], "0-3", Problems(), Silent())
-    ground = read_ground(opened, 0, CPU)
+    ground = read_ground(opened, 0, CPU, Silent())
     monkeypatch.setattr(generator_run, "student_logits", logits)
     config = TrainGeneratorConfig((digits_zoo,), tmp_path, batch_size=100)
     GeneratorRun(config, WeightFormer(WeightFormerConfig()), [ground], Team(CPU), Silent())

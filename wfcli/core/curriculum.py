@@ -58,6 +58,7 @@ class Ground:
     teachers: tuple[int, ...]  # to train on
     held_out: tuple[int, ...]  # to validate on
     digests: tuple[str, ...]  # sha256 of the K teachers' files
+    aligned: bool = False  # whether the teachers had starts of their own, and have been brought into one frame
     divisible: bool = True  # whether some of its classes alone make a task: not where a net has several heads
 
     @property

@@ -92,6 +92,20 @@ class WeightFormer(
         anchors = config.frame.anchors if config.frame else ()
         self.fingerprint: Tensor
         self.register_buffer("fingerprint", torch.zeros(len(anchors), SAMPLES))
+        # The net into whose frame independent teachers are brought, where a prior belongs to it.
+        self.frames = tuple(shapes) if "independent" in config.relations else ()
+        for name in self.frames:
+            self.register_buffer(_reference_key(name), torch.zeros(shapes[name], dtype=torch.bfloat16))
+
+    @property
+    def reference(self) -> dict[str, Tensor]:
+        """The net into whose frame teachers have to come, float32; empty where there is none."""
+        return {name: getattr(self, _reference_key(name)).float() for name in self.frames}
+
+    def refer_to(self, state: Mapping[str, Tensor]) -> None:
+        """Take a net as the reference of the frame."""
+        for name in self.frames:
+            getattr(self, _reference_key(name)).copy_(state[name])
 
     def start(self, teachers: int) -> CrossState:
         """Return the state before the first layer."""
@@ -235,6 +249,10 @@ def _zero(linear: nn.Linear) -> nn.Linear:
 
 def _prior_key(name: str) -> str:
     return name.replace(".", "/")  # a ParameterDict key may hold no dot
+
+
+def _reference_key(name: str) -> str:
+    return "reference/" + name.replace(".", "/")
 
 
 def fingerprint(state: Mapping[str, Tensor], anchors: Sequence[str]) -> Tensor:

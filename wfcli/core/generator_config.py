@@ -63,6 +63,7 @@ class WeightFormerConfig:
     norms: tuple[
         str, ...
     ] = ()  # normalisations of the nets it was trained on: a net of another kind is out of its reach
+    relations: tuple[str, ...] = ("base",)  # of its teachers: "base", or "independent" and brought into one frame
     knowledge: tuple[str, ...] = ()  # "split", "same": what the teachers it was trained on knew
     trained_on: tuple[str, ...] = ()  # architecture labels, for messages and the card
 
@@ -81,4 +82,6 @@ def config_from_dict(raw: Mapping[str, Any]) -> WeightFormerConfig:
         )
     for key in ("raw_widths", "norms", "knowledge", "trained_on"):
         fields[key] = tuple(fields.get(key, ()))
+    if "relations" in fields:
+        fields["relations"] = tuple(fields["relations"])
     return WeightFormerConfig(**fields)

@@ -119,6 +119,22 @@ def _equal(one: Permutations, other: Permutations) -> bool:
     return all(torch.equal(order, other[space]) for space, order in one.items())
 
 
+def match_to(
+    symmetry: Symmetry,
+    nets: Sequence[Callable[[], State]],
+    target: State,
+    seed: int = 0,
+    tries: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Permutations]:
+    """Return permutations of T nets that bring each of them into the frame of `target`."""
+    found = []
+    for number, net in enumerate(nets):
+        found.append(match_weights(symmetry, net(), target, seed, tries)[0])
+        progress(number + 1, len(nets))
+    return found
+
+
 def _nearest(symmetry: Symmetry, nets: Sequence[Callable[[], State]], found: Sequence[Permutations]) -> int:
     """Return the number of the net with the largest inner product to the sum of the others, all in one frame."""
     products = torch.zeros(len(nets), len(nets))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
-from wfcli.core.matching import Permutations, comparable, match_activations, match_all
+from wfcli.core.matching import Permutations, State, comparable, match_activations, match_all, match_to
 from wfcli.core.pieces import in_pieces
 from wfcli.core.plan import plan_layers
 from wfcli.core.spaces import index_of, is_fixed
@@ -60,6 +60,16 @@ class Aligned(Finite):
         yield from in_pieces({name: self[name]}, name) if name in self.orders else super().pieces(name)
 
 
+@dataclass(frozen=True)
+class Found:
+    """Permutations that bring some nets into one frame, and what they permute."""
+
+    symmetry: Symmetry
+    permutations: list[Permutations]  # of each net
+    share: float
+    change: float
+
+
 def align(
     arch: Architecture,
     teachers: Teachers,
@@ -67,8 +77,11 @@ def align(
     seed: int,
     hooks: Hooks,
     images: Tensor | None = None,
+    reference: State | None = None,
 ) -> tuple[list[Finite], Alignment]:
     """Match all teachers, by their weights or by what they make of images [B, ...], and return them in one frame.
+
+    With a `reference` it is that one's, and weights alone count.
 
     Raises:
         ArchitectureError: the net cannot be followed, or a teacher would not be the net it was.
@@ -78,18 +91,49 @@ def align(
         for name in teacher:
             teacher[name]  # read, and looked at
     raise_nonfinite(checked)
-    model, example, symmetry = follow(arch, teachers.num_classes, hooks, images)
-    head = head_keys(arch)[0].removesuffix(".weight")
-    plan = plan_layers(model, head)
     views = [teachers.layout.timm_view(teacher) for teacher in checked]
-    tries = TRIES if sum(parameter.numel() for parameter in model.parameters()) <= SMALL else 1
+    found = find_frame(arch, teachers.num_classes, views, seed, hooks, images, reference)
+    aligned = [
+        _aligned(teacher, teachers, found.symmetry, permutations)
+        for teacher, permutations in zip(checked, found.permutations, strict=True)
+    ]
+    how = "weights" if images is None else f"activations on {len(images)} images"
+    return list(aligned), Alignment(
+        how="weights, in the generator's frame" if reference else how,
+        moved=tuple(one.checkpoint.name for one in aligned if one.orders),
+        spaces=len(found.symmetry.spaces()),
+        share=found.share,
+        fixed=tuple(dict.fromkeys(found.symmetry.unknown)),
+        change=found.change,
+    )
+
+
+def find_frame(
+    arch: Architecture,
+    num_classes: int,
+    views: Sequence[State],
+    seed: int,
+    hooks: Hooks,
+    images: Tensor | None = None,
+    reference: State | None = None,
+) -> Found:
+    """Match nets (timm's names) as `align` does.
+
+    Raises:
+        ArchitectureError: the net cannot be followed, or one would not be the net it was.
+    """
 
     def told(done: int, total: int) -> None:
         hooks.progress("aligning", done, total)
 
+    model, example, symmetry = follow(arch, num_classes, hooks, images)
+    plan = plan_layers(model, head_keys(arch)[0].removesuffix(".weight"))
+    tries = TRIES if sum(parameter.numel() for parameter in model.parameters()) <= SMALL else 1
     nets = [lambda view=view: comparable(symmetry, plan, view) for view in views]
     with torch.inference_mode():
-        if images is None:
+        if reference is not None:
+            found = match_to(symmetry, nets, comparable(symmetry, plan, reference), seed, tries, told)
+        elif images is None:
             found = match_all(symmetry, nets, seed, tries, told)
         else:
             seen = []
@@ -107,18 +151,7 @@ def align(
             f"{arch.label}: aligned, answers move by {worst:.1e} of the largest, expected at most {MOST_CHANGE:.0e}",
             hint="this is a bug of wfcli, please report it; --align none leaves the teachers as they are",
         )
-    aligned = [
-        _aligned(teacher, teachers, symmetry, permutations)
-        for teacher, permutations in zip(checked, found, strict=True)
-    ]
-    return list(aligned), Alignment(
-        how="weights" if images is None else f"activations on {len(images)} images",
-        moved=tuple(one.checkpoint.name for one in aligned if one.orders),
-        spaces=len(symmetry.spaces()),
-        share=free_share(model, symmetry),
-        fixed=tuple(dict.fromkeys(symmetry.unknown)),
-        change=worst,
-    )
+    return Found(symmetry, found, free_share(model, symmetry), worst)
 
 
 def follow(

@@ -67,7 +67,8 @@ def build_generator(
     frame = None
     if options.kind.prior:
         zoo, ground = zoos[0].zoo, grounds[0]
-        mean = soup_subset(ground, torch.arange(len(ground.digests)))
+        one_frame = ground.teachers if ground.aligned else range(len(ground.digests))
+        mean = soup_subset(ground, torch.tensor(list(one_frame)))
         shapes = {name: tuple(tensor.shape) for name, tensor in mean.items() if tensor.is_floating_point()}
         anchors = tuple(
             spec.weight for spec in ground.plan.specs if spec.kind in ("conv", "linear") and spec.weight is not None
@@ -76,6 +77,7 @@ def build_generator(
     generator = WeightFormer(replace(config, frame=frame))
     if frame is not None:
         generator.fingerprint.copy_(fingerprint(mean, frame.anchors))
+        generator.refer_to(mean)
     if first is not None:
         _check_base(generator, first)
         had = {name: tensor for name, tensor in first.generator.state_dict().items() if name != "fingerprint"}
@@ -94,6 +96,7 @@ def _config(
         attention="full" if attention == "full" else "cross",
         mask=(preset.mask and attention == "full") if options.mask is None else options.mask,
         flow=options.flow,
+        relations=tuple(sorted({"independent" if ground.aligned else "base" for ground in grounds})),
         norms=tuple(sorted({norm for ground in grounds for norm in ground.plan.norms or {"none"}})),
         knowledge=tuple(sorted({"same" if entry.zoo.shares["kind"] == "same" else "split" for entry in zoos})),
         trained_on=tuple(sorted({entry.zoo.architecture.label for entry in zoos})),
@@ -109,6 +112,7 @@ def _config(
     return replace(
         had,
         preset=config.preset,
+        relations=_union(had.relations, config.relations),
         norms=_union(had.norms, config.norms),
         knowledge=_union(had.knowledge, config.knowledge),
         trained_on=_union(had.trained_on, config.trained_on),

@@ -94,8 +94,10 @@ def _misfit(
     settings = loaded.generator.config
     if settings.frame is not None:
         _check_frame(loaded, arch, teachers, views)
-    if not relation.shared_base:
+    if not relation.shared_base and "independent" not in settings.relations:
         return f"it was trained on fine-tunes of one base, but {relation.sentence()}: expect a poor student"
+    if relation.shared_base and "base" not in settings.relations:
+        return f"it was trained on independent teachers, but {relation.sentence()}: expect a poor student"
     model = build_model(arch, teachers.num_classes, device="meta")
     norms = plan_layers(model, head_keys(arch)[0].removesuffix(".weight")).norms or {"none"}
     if not set(norms) <= set(settings.norms):
@@ -133,7 +135,7 @@ def _check_frame(loaded: Loaded, arch: Architecture, teachers: Teachers, views: 
     shapes = dict(teachers.layout.to_timm.values())
     if any(shapes.get(anchor) != frame.shapes[anchor] for anchor in frame.anchors):
         problems.append(f"architecture: got {arch.label}, expected {frame.architecture}")
-    else:
+    elif "base" in loaded.generator.config.relations:
         own = loaded.generator.fingerprint.cpu()
         for checkpoint, view in zip(teachers.checkpoints, views, strict=True):  # a mean would hide a stranger
             likeness = float(cosine_similarity(fingerprint(view, frame.anchors), own).mean())

@@ -106,11 +106,14 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     relation = _relate(config, teachers, checked)
     alignment = None
     independent = relation is not None and not relation.shared_base
-    if config.align in ("weights", "activations") or (config.align == "auto" and independent):
+    reference = loaded.generator.reference if loaded else {}
+    if config.align in ("weights", "activations") or (config.align == "auto" and (independent or reference)):
         from wfcli.engine.align import align
 
         inputs = some_inputs(config) if config.align == "activations" else None
-        checked, alignment = align(config.architecture, teachers, checked, config.seed, hooks, inputs)
+        checked, alignment = align(
+            config.architecture, teachers, checked, config.seed, hooks, inputs, reference or None
+        )
     found = _fit(config, teachers, checked, loaded, relation, hooks)
     work = Work(config, teachers, checked, output_specs(teachers, config.dtype), device, hooks, alignment is not None)
     offered = found.loaded if found else None
@@ -275,6 +278,8 @@ def _fit(
     found = fit_generator(loaded, config.architecture, teachers, checked, relation)
     if found.warning is not None:
         hooks.warn(found.warning)
+    if config.align == "none" and found.loaded is not None and not relation.shared_base:
+        hooks.warn(f"generator {found.loaded.name}: --align none leaves the teachers out of its frame: leave it out")
     return found
 
 

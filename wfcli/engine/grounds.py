@@ -18,7 +18,9 @@ from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.curriculum import Ground, Pool, is_divisible, read_layers
 from wfcli.core.data import load_images, to_input
 from wfcli.core.devices import training_autocast
+from wfcli.core.methods import soup
 from wfcli.core.plan import plan_layers
+from wfcli.core.regime import regime
 from wfcli.core.selection import parse_selection
 from wfcli.core.training import seed_for
 from wfcli.core.views import Views, make_views
@@ -126,17 +128,22 @@ def _roles(zoo: Zoo, held: HoldOut) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(n for n in everyone if n not in spread), tuple(sorted(spread))
 
 
-def read_ground(opened: OpenZoo, seed: int, device: torch.device, views: int = 2) -> Ground:
+def read_ground(opened: OpenZoo, seed: int, device: torch.device, hooks: Hooks, views: int = 2) -> Ground:
     """Read the teachers of a zoo and the images of its generator and validation roles.
 
-    `views`: augmented copies of the generator's images; every teacher answers each of them once.
+    `views`: augmented copies of the generator's images; every teacher answers each of them once. Teachers without a
+    base in common come into one frame: those to train on by themselves, those to validate on into theirs.
 
     Raises:
+        ArchitectureError: independent teachers whose net cannot be followed.
         CheckpointError: a teacher has numbers that are not finite, or is not the one that zoo.json describes.
         DataError: images cannot be read.
     """
     zoo = opened.zoo
     states = _read_states(opened, device)
+    apart = not _share_base(states, head_keys(zoo.architecture))
+    if apart:
+        states = _align(opened, states, hooks)
     model = build_model(zoo.architecture, len(zoo.class_names)).to(device)
     plan = plan_layers(model, head_keys(zoo.architecture)[0].removesuffix(".weight"))
     settings = input_config(zoo.architecture)
@@ -160,8 +167,29 @@ def read_ground(opened: OpenZoo, seed: int, device: torch.device, views: int = 2
         teachers=opened.teachers,
         held_out=opened.held_out,
         digests=tuple(teacher.sha256 for teacher in zoo.teachers),
+        aligned=apart,
     )
     return replace(ground, divisible=is_divisible(ground))
+
+
+def _share_base(states: Sequence[Mapping[str, Tensor]], head: Sequence[str]) -> bool:
+    names = [name for name, tensor in states[0].items() if tensor.dim() >= 2 and name not in head]
+    return regime(states, names).shared_base
+
+
+def _align(opened: OpenZoo, states: Sequence[dict[str, Tensor]], hooks: Hooks) -> list[dict[str, Tensor]]:
+    from wfcli.engine.align import find_frame
+
+    zoo, aligned = opened.zoo, list(states)
+    reference: dict[str, Tensor] | None = None
+    for numbers in (opened.teachers, opened.held_out):
+        if numbers:
+            some = [states[number] for number in numbers]
+            found = find_frame(zoo.architecture, len(zoo.class_names), some, 0, hooks, reference=reference)
+            for number, permutations in zip(numbers, found.permutations, strict=True):
+                aligned[number] = found.symmetry.permuted(states[number], permutations)
+            reference = soup([aligned[number] for number in numbers])
+    return aligned
 
 
 def _read_states(opened: OpenZoo, device: torch.device) -> list[dict[str, Tensor]]:

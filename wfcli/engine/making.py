@@ -76,23 +76,23 @@ def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[d
     config, teachers = work.config, work.teachers
     images = _load_images(config)
 
-    def finished(tensors: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        made = join(tensors)
+    def finished(of: Loaded | None) -> dict[str, Tensor]:
+        made = join(tensors_of(work, of))
         raise_nonfinite(work.checked)
         if config.method == "least-squares":
             _fit_layers(work, made, images)
-        elif work.aligned:
+        elif work.aligned and of is None:  # a generator has learned to do without
             _mend(work, made, images)
         if calibrated and images is not None:
             calibrate(made, config.architecture, teachers, images, config.seed, work.device, work.hooks)
         return made
 
-    student, verdict = finished(tensors_of(work, generator)), None
+    student, verdict = finished(generator), None
     if generator is not None and config.guard and (images is not None or sees_colours(config)) and is_finite(student):
         from wfcli.core.probes import probe_images
         from wfcli.engine.polish import guard, guard_probes, some_pixels
 
-        soup, side = finished(tensors_of(work, None)), input_config(config.architecture).size
+        soup, side = finished(None), input_config(config.architecture).size
         number = guard_probes(side)
         pixels = probe_images(number, side) if images is None else some_pixels(images, number)
         view = teachers.layout.timm_view

@@ -124,7 +124,7 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
         grounds = []
         for number, entry in enumerate(opened):
             hooks.progress("reading zoos", number, len(opened))
-            grounds.append(read_ground(entry, seed_for(config.seed, 1, number), device, config.views))
+            grounds.append(read_ground(entry, seed_for(config.seed, 1, number), device, hooks, config.views))
         hooks.progress("reading zoos", len(opened), len(opened))
         torch.manual_seed(seed_for(config.seed, 2))
         generator = build_generator(config, opened, grounds, first).to(device)
