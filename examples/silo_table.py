@@ -14,7 +14,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -123,11 +123,11 @@ def main() -> None:
         print(f"{name}, unlabelled images: done", flush=True)
 
 
-def parse(description: str | None) -> argparse.Namespace:
+def parse(description: str | None, kinds: Sequence[str] = KINDS) -> argparse.Namespace:
     """Read the options of a table's script."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--runs", type=Path, required=True, help="the work folder of silo_teachers.sh")
-    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="the work folder of the script that trained all nets")
+    parser.add_argument("--kind", choices=kinds, required=True)
     parser.add_argument("--output", type=Path, required=True, help="JSON")
     return parser.parse_args()
 

@@ -20,8 +20,8 @@ from torch.nn.functional import unfold
 from wfcli.core.plan import LayerPlan, LayerSpec
 
 State = Mapping[str, Tensor]
-PLACES = 16384  # at most, in a layer
-STRENGTH = 0.01  # of the pull to the average's weights, relative to the mean square of an input
+PLACES = 32768  # at most, in a layer
+STRENGTH = 0.03  # of the pull to the average's weights, relative to the mean square of an input
 AT_ONCE = 32  # images whose patches are in memory together
 
 

@@ -30,7 +30,7 @@ ROUNDS = 50  # of all spaces; they stop changing after ten or so
 LEAST_GAIN = 1e-4  # of what a space has reached: smaller ones take long, and change nothing that counts
 LEAST_SWEEP = 1e-3  # of what all nets have reached together: the same
 SEEN = "seen by "  # before the name of an activation, among weights
-SEEN_SHARE = 1.0  # of activations beside weights: both have about length 1 for every unit
+SEEN_SHARE = 2.0  # of activations beside weights: both have about length 1 for every unit
 NEAR = 0.5  # cosine of two nets that share a base, as they are; independent ones have one near 0
 
 
