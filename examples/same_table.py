@@ -36,7 +36,7 @@ from wfcli.core.zoo import Zoo
 
 TESTS = ("same-test-00", "same-test-01", "same-test-02", "same-cifar10")
 COUNTS = (2, 4, 8)
-SUBSETS = {"any": 3, "sound": 2}
+SUBSETS = {"any": 5, "sound": 2}
 BAD = (1, 2, 4, 6)  # of eight
 ONE_BAD = ("vgg",)  # the kinds of nets with sets of one bad teacher of each kind among four
 

@@ -1,4 +1,4 @@
-"""Put what a finished examples/same_teachers.sh measured where it is read: examples/results/.
+"""Put what a finished examples/same_teachers.sh measured where it is read: examples/results/ and the README's table.
 
 Every mean is over sets of teachers, a generator's figure of a set over its seeds; behind the ± stands half the 95 %
 interval of the mean over the sets (Student's t).
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from write_silo_results import HERE, HEURISTICS, KINDS, Rows, Values, best_of, figure, mechanisms, rows_of
+from write_silo_results import HERE, HEURISTICS, KINDS, README, Rows, Values, best_of, figure, mechanisms, rows_of
 
 # The rules of thumb, and those that trust teachers less which stand apart: by how their rows begin.
 SIMPLE = (*HEURISTICS[::2], "distance from the mean ^1", "distance from the mean ^2", "distance from the mean ^4")
@@ -40,6 +41,9 @@ ROWS = {
     "control: one generator for all, destroyed teachers": "control: generator both, destroyed teachers",
     "ensemble": "ensemble",
 }
+SHOWN = tuple(  # in the README
+    row for row in ROWS if "{kind}" not in str(ROWS[row]) and "greedy" not in row and "silos alone, cal" not in row
+)
 PAPER = {
     "`universal`": "same-vgg",
     "`weightformer`: full attention, mask, raw rows, residual, shift consistency 0.1": "same-vgg-weightformer",
@@ -73,10 +77,31 @@ def main() -> None:
     if not paths:
         raise SystemExit(f"{runs}: no tables there, expected same-vgg.json and others of examples/same_teachers.sh")
     results = {kind: json.loads(path.read_text()) for kind, path in paths.items()}
+    text = README.read_text(encoding="utf-8")
+    marks = re.compile(r"(<!-- same table -->\n).*(<!-- end of same table -->)", re.DOTALL)
+    text, found = marks.subn(lambda mark: mark[1] + readme_table(results) + mark[2], text)
+    assert found == 1, "README.md lacks the marks of the table"
+    README.write_text(text, encoding="utf-8")
     for kind, result in results.items():
         (HERE / "results" / f"same_teachers_{kind}.json").write_text(json.dumps(result, indent=1) + "\n")
     (HERE / "results" / "same_teachers.md").write_text(page(results))
     print("\n".join(differences(results)))
+
+
+def committed() -> dict[str, Any]:
+    """Return the results in examples/results/."""
+    files = {kind: HERE / "results" / f"same_teachers_{kind}.json" for kind in KINDS}
+    return {kind: json.loads(file.read_text()) for kind, file in files.items() if file.exists()}
+
+
+def readme_table(results: Mapping[str, Any]) -> str:
+    """Write the README's table: any teachers, good and bad."""
+    columns = {
+        f"{KINDS[kind]}, K = {count}": named(rows_of(result, "any", count), kind)
+        for kind, result in results.items()
+        for count in COUNTS
+    }
+    return table(columns, SHOWN)
 
 
 def page(results: Mapping[str, Any]) -> str:
@@ -119,10 +144,10 @@ def named(rows: Rows, kind: str) -> dict[str, Values]:
     return {label: values for label, values in found.items() if values}
 
 
-def table(columns: Mapping[str, Rows]) -> str:
+def table(columns: Mapping[str, Rows], labels: Iterable[str] = ROWS) -> str:
     """Write rows under the given names."""
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    for label in ROWS:
+    for label in labels:
         cells = [figure(list(rows.get(label, {}).values())) for rows in columns.values()]
         if any(cells):
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
