@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wfcli.core.methods import METHODS, soup, soup_tensor, weighted_sum
-from wfcli.options import MethodOption
+from wfcli.core.methods import soup, soup_tensor, weighted_sum
 
 
 def test_the_soup_of_floats_is_their_mean() -> None:
@@ -65,7 +64,3 @@ def test_a_weighted_sum_takes_numbers_and_rows() -> None:
 def test_nothing_cannot_be_averaged(empty) -> None:
     with pytest.raises(ValueError, match="of no tensors"):
         empty()
-
-
-def test_the_help_names_all_methods() -> None:
-    assert f"{', '.join(METHODS[:-1])} or {METHODS[-1]}." in MethodOption.__metadata__[0].help

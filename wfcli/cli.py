@@ -75,4 +75,5 @@ app.command("finetune", context_settings={"allow_extra_args": True})(commands.fi
 app.command("train-generator")(commands.train_generator)
 app.command("train-teachers")(commands.train_teachers)
 app.command("inspect")(commands.inspect_checkpoints)
+app.command("methods")(commands.list_methods)
 app.command("list")(commands.list_generators)

@@ -5,7 +5,7 @@ Nothing heavy is imported before a command runs: `wfcli --help` loads neither to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
@@ -40,6 +40,22 @@ def _architecture(name: str, args: list[str] | None) -> Architecture:
     return find_architecture(name, parse_arch_args(args or []))
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--weights: got {text!r}, expected numbers: 1,2,0.5") from None
+
+
+def _pairs(texts: list[str]) -> Iterator[tuple[str, float]]:
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            yield name.strip(), float(value)
+        except ValueError:
+            raise typer.BadParameter(f"--param: got {text!r}, expected a name and a number: density=0.2") from None
+
+
 def _data(source: str, label_column: str | None, classes: str | None) -> DataSpec:
     from wfcli.core.data import DataSpec
 
@@ -53,6 +69,9 @@ def fuse(
     arch_arg: opt.ArchitectureArgs = None,
     method: opt.MethodOption = "weightformer",
     generator: opt.GeneratorOption = None,
+    base: opt.BaseOption = None,
+    weights: opt.TeacherWeights = None,
+    param: opt.ParamOption = None,
     data: opt.OptionalDataOption = None,
     split: opt.SplitOption = "test",
     label_column: opt.LabelColumn = None,
@@ -95,6 +114,9 @@ def fuse(
         output=output,
         method=method,
         generator=generator,
+        base=base,
+        weights=None if weights is None else _numbers(weights),
+        params=tuple(_pairs(param or [])),
         data=None if data is None else _data(data, label_column, classes),
         split=split,
         calibration_images=calibration_images,
@@ -375,6 +397,18 @@ def inspect_checkpoints(
 
     config = engine.InspectConfig(checkpoints=tuple(checkpoints), weights=weights, plan=plan)
     _run(engine.inspect, config, report.inspected, as_json)
+
+
+def list_methods(as_json: opt.JsonOption = False) -> None:
+    """List the merge methods of fuse: what each does, needs and takes.
+
+    \b
+    Example:
+      wfcli methods
+    """
+    from wfcli.core.methods import METHODS
+
+    _show({"methods": METHODS}, report.methods_listed, as_json)
 
 
 def list_generators(as_json: opt.JsonOption = False) -> None:

@@ -82,7 +82,26 @@ ArchitectureArgs = Annotated[
 # Generator ---------------------------------------------------------------------------------------------------------
 
 MethodOption = Annotated[
-    str, typer.Option("--method", metavar="M", help="Merge method: weightformer, soup or least-squares.")
+    str, typer.Option("--method", metavar="M", help="Merge method; [bold]wfcli methods[/] lists them.")
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="CKPT",
+        help="The checkpoint that the teachers were fine-tuned from, for methods that take it.",
+        show_default=False,
+    ),
+]
+TeacherWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", metavar="W,W,...", help="A weight for every teacher, in their order.", show_default=False
+    ),
+]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option("--param", metavar="K=V", help="A parameter of the method; repeat for more.", show_default=False),
 ]
 GeneratorOption = Annotated[
     str | None,

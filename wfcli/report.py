@@ -20,6 +20,7 @@ from rich.text import Text
 from wfcli.units import count, duration, megabytes, percent, points
 
 if TYPE_CHECKING:
+    from wfcli.core.methods import Method
     from wfcli.core.sources import Pretrained
     from wfcli.engine.align import Alignment
     from wfcli.engine.evaluate import Comparison, Row
@@ -160,6 +161,7 @@ def fused(result: FuseResult) -> RenderableType:
     """Draw where the student is, what made it, and the table where there was data."""
     made = _line(
         f"{result.method} of {len(result.teachers)} teachers",
+        result.base and f"base {result.base}",
         result.generator and f"generator {result.generator} ({(result.generator_digest or '')[:12]})",
         "BatchNorm calibrated" if result.calibrated else None,
         f"head fitted on {result.probes:,} made-up images" if result.probes else None,
@@ -350,6 +352,21 @@ def _weights(entries: Sequence[Entry], weights: WeightsReport) -> list[Renderabl
         pieces += [Text(), table]
     bad = [f"{found.checkpoint}: {found.tensor}: {found.nan:,} NaN, {found.inf:,} Inf" for found in weights.non_finite]
     return [*pieces, *(Text(line, style="red") for line in bad)]
+
+
+def methods_listed(result: Mapping[str, Mapping[str, Method]]) -> RenderableType:
+    """Draw the merge methods: what each does, needs and takes."""
+    table = _Table("method")
+    for title in ("needs", "takes"):
+        table.add_column(title, overflow="fold", min_width=12)
+    table.add_column("what it does", overflow="fold", ratio=1)
+    for name, method in result["methods"].items():
+        needs = ["--base"] * (method.base == "must") + ["--data or --unlabelled"] * (method.data == "images")
+        takes = ["--base"] * (method.base == "may") + ["--weights"] * method.weights
+        takes += [f"{param}={value:g}" for param, value in method.params.items()]
+        what = f"{method.what} (arXiv {method.paper})" if method.paper else method.what
+        table.add_row(name, ", ".join(needs), ", ".join(takes), Text(what))
+    return table
 
 
 def listed(result: Mapping[str, Sequence[Pretrained]]) -> RenderableType:

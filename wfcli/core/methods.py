@@ -1,13 +1,15 @@
-"""The merge methods: small pure functions over the T versions of one tensor.
+"""The merge methods, one list of them all; and the plain mean, which every other one falls back on.
 
-T teachers. A method reads the teachers one after the other and keeps a running sum, so memory does not grow with T.
+T teachers. The mean reads the teachers one after the other and keeps a running sum, so memory does not grow with T.
+Those of the other methods that go tensor by tensor are in `merges`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from wfcli.core.pieces import in_pieces
 
@@ -15,11 +17,52 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-METHODS = (
-    "weightformer",  # a trained generator mixes the teachers per weight (Meta-Ensemble Parameter Learning, 2210.01973)
-    "soup",  # uniform average of the weights (Model soups, 2203.05482)
-    "least-squares",  # the soup, layers fitted to the teachers' on images (RegMean, 2212.09849; PLeaS, 2407.02447)
-)
+@dataclass(frozen=True)
+class Method:
+    """What a merge method does and needs."""
+
+    what: str  # one line
+    paper: str = ""  # arXiv number
+    base: Literal["", "may", "must"] = ""  # takes the teachers' common ancestor (may: without it, their mean)
+    data: Literal["", "images", "labels"] = ""  # what it learns from
+    weights: bool = False  # takes --weights
+    params: Mapping[str, float] = field(default_factory=dict)  # its own, with their defaults
+
+
+METHODS = {
+    "weightformer": Method("a trained generator mixes the teachers, weight by weight", "2210.01973"),
+    "soup": Method("the plain mean of the weights", "2203.05482"),
+    "weighted": Method("the mean by --weights", weights=True),
+    "fedavg": Method("the mean by numbers of training images, from the files or --weights", "1602.05629", weights=True),
+    "distance": Method("the mean, tensor by tensor, by a power of the distance from it", params={"power": 2.0}),
+    "slerp": Method("two teachers: along the great circle between them", weights=True),
+    "karcher": Method("the mean on the sphere, tensor by tensor, at the mean length", "2603.04972", weights=True),
+    "task-arithmetic": Method(
+        "the base plus `scale` times the sum of what the teachers have learned",
+        "2212.04089",
+        base="must",
+        weights=True,
+        params={"scale": 0.3},
+    ),
+    "ties": Method(
+        "what the teachers have learned: the largest `density` of it, by the sign of the majority",
+        "2306.01708",
+        base="may",
+        weights=True,
+        params={"density": 0.2, "scale": 1.0},
+    ),
+    "dare": Method(
+        "what they have learned: `density` of it at random, the larger for it, averaged",
+        "2311.03099",
+        base="may",
+        weights=True,
+        params={"density": 0.5, "scale": 1.0},
+    ),
+    "model-stock": Method("between base and mean, tensor by tensor, by the angles", "2403.19522", base="must"),
+    "least-squares": Method("the soup, layers fitted to the teachers' on images", "2407.02447", data="images"),
+}
+
+TENSORWISE = frozenset(METHODS) - {"weightformer", "soup", "least-squares"}  # those of `merges`
 
 
 def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor]) -> Tensor:

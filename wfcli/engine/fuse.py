@@ -6,7 +6,6 @@ average layer by layer, calibrate BatchNorm where there is data, write the stude
 
 from __future__ import annotations
 
-import difflib
 import math
 import time
 from collections.abc import Sequence
@@ -21,9 +20,10 @@ from wfcli.core.methods import METHODS
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.making import LEAST_IMAGES, Work, looked_at, needs_images, sees_colours, some_inputs, tensors_of
+from wfcli.engine.merging import Settings, check_method, settle
 from wfcli.engine.provenance import data_record, known_classes, made_by, source_name
 from wfcli.engine.student import DTYPES, cast, output_specs
-from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
+from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers, source_record
 from wfcli.errors import DataError, GeneratorError, Problems, WfError
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class FuseConfig:
     output: Path
     method: str = "weightformer"
     generator: str | None = None  # None: pretrained:universal where it fits
+    base: str | None = None  # the teachers' common ancestor, for methods that take it
+    weights: tuple[float, ...] | None = None  # of the teachers, for methods that take them
+    params: tuple[tuple[str, float], ...] = ()  # of the method, others than its defaults
     data: DataSpec | None = None  # to calibrate BatchNorm and to compare
     split: str = "test"
     calibration_images: int = 4096
@@ -74,7 +77,8 @@ class FuseResult:
     generator: str | None
     generator_digest: str | None  # sha256 of its weights
     teachers: tuple[str, ...]
-    weights: tuple[float, ...] | None  # of the teachers in the generator's mixing: the mean over all rows, 0..1
+    base: str | None  # the checkpoint that the method measured the teachers from
+    weights: tuple[float, ...] | None  # of the teachers, 0..1: as given, or in the generator's mixing (mean over rows)
     alignment: Alignment | None  # None: the teachers were left as they are
     regime: str | None  # how the teachers are related, one sentence; None where the method does not ask
     calibrated: bool
@@ -101,6 +105,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     hooks = hooks or Silent()
     started = time.perf_counter()
     teachers, loaded = _open(config, hooks)
+    settings = settle(config, teachers)
     device = pick_device(config.device)
     checked = [Finite(checkpoint) for checkpoint in teachers.checkpoints]
     relation = _relate(config, teachers, checked)
@@ -110,12 +115,20 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     if config.align in ("weights", "activations") or (config.align == "auto" and (independent or reference)):
         from wfcli.engine.align import align
 
+        if config.base is not None:
+            raise WfError(
+                "--base: the teachers come into a frame that is not the base's",
+                hint="--align none takes them for fine-tunes of it; for independent ones leave --base out",
+            )
         inputs = some_inputs(config) if config.align == "activations" else None
         checked, alignment = align(
             config.architecture, teachers, checked, config.seed, hooks, inputs, reference or None
         )
     found = _fit(config, teachers, checked, loaded, relation, hooks)
-    work = Work(config, teachers, checked, output_specs(teachers, config.dtype), device, hooks, alignment is not None)
+    if settings.base is not None and settings.base.other:
+        hooks.warn(f"without the base: {', '.join(sorted(settings.base.other))} (not in it, or of another shape)")
+    specs = output_specs(teachers, config.dtype)
+    work = Work(config, settings, teachers, checked, specs, device, hooks, alignment is not None)
     offered = found.loaded if found else None
     calibrated = needs_images(config, teachers)
     verdict, seen = None, 0
@@ -128,10 +141,11 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         tensors = tensors_of(work, offered)  # as they come: the student is never in memory as a whole
     broken = verdict is not None and verdict.broken
     loaded, rejected = (None, offered) if broken else (offered, None)
-    record = _record(config, teachers, loaded, rejected, calibrated, seen)
+    record = _record(config, settings, teachers, loaded, rejected, calibrated, seen)
     if alignment is not None:
         record["alignment"] = {"how": alignment.how, "moved": list(alignment.moved)}
-    digest = write_checkpoint(config.output, work.specs, cast(tensors, work.specs, checked), record)
+    read = [*checked, *([settings.base.file] if settings.base else [])]
+    digest = write_checkpoint(config.output, work.specs, cast(tensors, work.specs, read), record)
     seconds = time.perf_counter() - started
     names = tuple(checkpoint.name for checkpoint in teachers.checkpoints)
     return FuseResult(
@@ -141,7 +155,8 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         generator=loaded.name if loaded else None,
         generator_digest=loaded.digest if loaded else None,
         teachers=names,
-        weights=tuple(work.weights) if loaded else None,
+        base=settings.base.file.checkpoint.name if settings.base else None,
+        weights=tuple(work.weights) if loaded else settings.weights if "weights" in record else None,
         alignment=alignment,
         regime=relation.sentence(names) if relation else None,
         calibrated=calibrated,
@@ -192,12 +207,7 @@ def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None]:
 
 
 def _check_options(config: FuseConfig) -> None:
-    if config.method not in METHODS:
-        near = difflib.get_close_matches(config.method, METHODS, n=1)
-        raise WfError(
-            f"unknown method {config.method!r}{f'; did you mean {near[0]}?' if near else ''}",
-            hint=f"use one of {', '.join(METHODS)}",
-        )
+    check_method(config)
     if config.dtype != "keep" and config.dtype not in DTYPES:
         raise WfError(f"unknown dtype {config.dtype!r}", hint=f"use keep, {', '.join(DTYPES)}")
     if config.method != "weightformer" and config.generator is not None:
@@ -285,6 +295,7 @@ def _fit(
 
 def _record(
     config: FuseConfig,
+    settings: Settings,
     teachers: Teachers,
     generator: Loaded | None,
     rejected: Loaded | None,
@@ -299,6 +310,13 @@ def _record(
         "dtype": config.dtype,
         "classes": known_classes(teachers.checkpoints),
     }
+    method = METHODS[config.method]
+    if config.weights is not None or config.method == "fedavg":
+        record["weights"] = list(settings.weights)
+    if method.params:
+        record["params"] = dict(settings.params)
+    if settings.base is not None:
+        record["base"] = source_record(settings.base.source, settings.base.file.checkpoint)
     if not config.guard:
         record["guard"] = False
     if rejected is not None:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import input_config
 from wfcli.core.layouts import STATISTICS
+from wfcli.core.methods import TENSORWISE
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
+from wfcli.engine.merging import Settings, merged
 from wfcli.engine.student import average, calibrate, generate, is_finite, join
 from wfcli.engine.teachers import Teachers
 from wfcli.errors import ArchitectureError, DataError
@@ -41,6 +43,7 @@ class Work:
     """What the steps of one fuse share."""
 
     config: FuseConfig
+    settings: Settings
     teachers: Teachers
     checked: Sequence[Finite]
     specs: Mapping[str, TensorSpec]
@@ -61,7 +64,9 @@ class Work:
 
 
 def tensors_of(work: Work, generator: Loaded | None) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of the generator's student, or without one those of the soup."""
+    """Yield the tensors of the generator's student, or without one those of the method's, or of the soup."""
+    if work.config.method in TENSORWISE:
+        return merged(work.config, work.settings, work.specs, work.checked, work.hooks)
     if generator is None:
         return average(work.specs, work.checked, work.hooks)
     arch = work.config.architecture

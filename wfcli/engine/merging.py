@@ -1,0 +1,158 @@
+"""Merge methods that go tensor by tensor: their options, their base, and the student's tensors as they come.
+
+T teachers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wfcli.core.architectures import match_layout
+from wfcli.core.checkpoint import TensorSpec, file_order, open_checkpoint
+from wfcli.core.methods import METHODS
+from wfcli.core.sources import Source, resolve_source
+from wfcli.engine.finite import Finite
+from wfcli.engine.hooks import Hooks
+from wfcli.engine.teachers import Teachers
+from wfcli.errors import CheckpointError, WfError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wfcli.engine.fuse import FuseConfig
+
+
+@dataclass(frozen=True)
+class Base:
+    """The teachers' common ancestor."""
+
+    file: Finite
+    source: Source
+    other: frozenset[str]  # tensors that it lacks, or has in another shape: a head of other classes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a method goes by."""
+
+    base: Base | None
+    weights: tuple[float, ...]  # of the teachers; they sum to 1
+    params: Mapping[str, float]
+
+
+def check_method(config: FuseConfig) -> None:
+    """Refuse an unknown method, and options that it does not take.
+
+    Raises:
+        WfError: all that is wrong.
+    """
+    if config.method not in METHODS:
+        near = difflib.get_close_matches(config.method, METHODS, n=1)
+        raise WfError(
+            f"unknown method {config.method!r}{f'; did you mean {near[0]}?' if near else ''}",
+            hint=f"use one of {', '.join(METHODS)}; wfcli methods says what each does",
+        )
+    method, problems = METHODS[config.method], []
+    if config.base is not None and not method.base:
+        problems.append("--base: it takes none")
+    if config.base is None and method.base == "must":
+        problems.append("--base: got none, expected the checkpoint that the teachers were fine-tuned from")
+    if config.weights is not None and not method.weights:
+        problems.append("--weights: it takes none")
+    if config.weights is None and config.method == "weighted":
+        problems.append("--weights: got none, expected a number for every teacher")
+    if config.weights is not None and not (
+        all(0 <= weight < math.inf for weight in config.weights) and sum(config.weights) > 0
+    ):
+        problems.append(f"--weights: got {_listed(config.weights)}, expected numbers from 0 on, not all of them 0")
+    for name, value in config.params:
+        if name not in method.params:
+            known = ", ".join(method.params) or "none"
+            problems.append(f"--param {name}: unknown, its parameters are: {known}")
+        elif not math.isfinite(value) or (name == "density" and not 0 < value <= 1):
+            expected = "above 0, at most 1" if name == "density" else "a finite number"
+            problems.append(f"--param {name}: got {value:g}, expected {expected}")
+    if problems:
+        raise WfError(
+            *(f"--method {config.method}: {problem}" for problem in problems), hint="wfcli methods says what each takes"
+        )
+
+
+def settle(config: FuseConfig, teachers: Teachers) -> Settings:
+    """Find base, weights and parameters for these teachers, from headers.
+
+    Raises:
+        SourceError, CheckpointError, ArchitectureError: the base cannot be read, or is of another architecture.
+        WfError: another number of weights than of teachers, or teachers whose images nobody has counted.
+    """
+    count = len(teachers.checkpoints)
+    if config.method == "slerp" and count != 2:
+        raise WfError(f"--method slerp: got {count} teachers, expected 2", hint="karcher takes any number of them")
+    weights = config.weights
+    if weights is not None and len(weights) != count:
+        names = ", ".join(checkpoint.name for checkpoint in teachers.checkpoints)
+        raise WfError(
+            f"--weights: got {len(weights)} numbers, expected {count}", hint=f"one for each, in this order: {names}"
+        )
+    if weights is None:
+        weights = _images(teachers) if config.method == "fedavg" else (1.0,) * count
+    shares = tuple(weight / sum(weights) for weight in weights)
+    base = None if config.base is None else _open_base(config, teachers)
+    return Settings(base, shares, {**METHODS[config.method].params, **dict(config.params)})
+
+
+def merged(
+    config: FuseConfig, settings: Settings, specs: Mapping[str, TensorSpec], teachers: Sequence[Finite], hooks: Hooks
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the student's tensors in the order of its file, large ones in pieces where the method goes by pieces."""
+    from wfcli.core.merges import Versions, merge
+
+    base = settings.base
+    for done, name in enumerate(file_order(specs)):
+        has_base = base is not None and name not in base.other
+        versions = Versions(
+            name, teachers, base.file if base and has_base else None, settings.weights, settings.params, config.seed
+        )
+        mean = base is not None and not has_base  # a new head: nothing to go from
+        for piece in merge("weighted" if mean else config.method, versions):
+            yield name, piece
+        hooks.progress("merging", done + 1, len(specs))
+
+
+def _open_base(config: FuseConfig, teachers: Teachers) -> Base:
+    assert config.base is not None
+    source = resolve_source(config.base, "base")
+    checkpoint = open_checkpoint(source.path, source.name)
+    layout = match_layout(config.architecture, checkpoint.specs, checkpoint.name)
+    wanted = teachers.layout.name
+    if layout.name != wanted:
+        raise CheckpointError(
+            f"{checkpoint.name}: got tensors named as in {layout.name}, expected {wanted} as in the teachers",
+            hint="base and teachers share one layout: load and save one of them with the library of the others",
+        )
+    other = frozenset(
+        name
+        for name, shape in teachers.layout.files.items()
+        if name not in checkpoint.specs or checkpoint.specs[name].shape != shape
+    )
+    return Base(Finite(checkpoint), source, other)
+
+
+def _images(teachers: Teachers) -> tuple[float, ...]:
+    """Return the number of images that each teacher was trained on, from the records in the files."""
+    found = [((checkpoint.provenance or {}).get("share") or {}).get("images") for checkpoint in teachers.checkpoints]
+    unknown = [c.name for c, number in zip(teachers.checkpoints, found, strict=True) if not number]
+    if unknown:
+        raise WfError(
+            *(f"--method fedavg: {name}: its file does not say on how many images it was trained" for name in unknown),
+            hint="give the numbers with --weights, in the order of the teachers",
+        )
+    return tuple(float(number) for number in found if number)
+
+
+def _listed(weights: Sequence[float]) -> str:
+    return ",".join(f"{weight:g}" for weight in weights)
