@@ -37,6 +37,9 @@ fuse CKPT...
   --arch-arg repeat
   --method = weightformer
   --generator
+  --base
+  --weights
+  --param repeat
   --data
   --split = test
   --label-column
@@ -138,6 +141,8 @@ train-teachers
 inspect CKPT...
   --weights switch
   --plan switch
+  --json switch
+methods
   --json switch
 list
   --json switch

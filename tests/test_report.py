@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.style import Style
 
 from wfcli import report, terminal, units
+from wfcli.engine.align import Alignment
 from wfcli.engine.evaluate import Comparison, Row
 from wfcli.engine.finetune import FinetuneResult
 from wfcli.engine.fuse import FuseResult
@@ -167,7 +168,9 @@ def test_fuse_says_what_made_the_student() -> None:
         generator="universal",
         generator_digest="cd" * 32,
         teachers=("a", "b"),
+        base=None,
         weights=(0.81, 0.19),
+        alignment=None,
         regime="the teachers share a base",
         calibrated=True,
         probes=0,
@@ -184,6 +187,14 @@ def test_fuse_says_what_made_the_student() -> None:
         "weight of the teachers: a 81 %, b 19 %\n"
     )
     assert "teacher-01" in drawn
+    alignment = Alignment("weights", ("b",), 8, 0.998, ("cumsum in norm",), 2e-15)
+    other = replace(result, method="ties", generator=None, base="base.safetensors", alignment=alignment)
+    drawn = _drawn(report.fused(other), 200)
+    assert "ties of 2 teachers · base base.safetensors · BatchNorm calibrated\n" in drawn
+    assert (
+        "aligned by weights: b · 8 spaces, 100 % of the parameters · each answers as before (to 2e-15) · "
+        "left as they are: cumsum in norm\n"
+    ) in drawn
 
 
 def test_finetune_shows_every_validation_and_the_best() -> None:

@@ -361,7 +361,11 @@ def methods_listed(result: Mapping[str, Mapping[str, Method]]) -> RenderableType
         table.add_column(title, overflow="fold", min_width=12)
     table.add_column("what it does", overflow="fold", ratio=1)
     for name, method in result["methods"].items():
-        needs = ["--base"] * (method.base == "must") + ["--data or --unlabelled"] * (method.data == "images")
+        needs = (
+            ["--base"] * (method.base == "must")
+            + ["--data or --unlabelled"] * (method.data == "images")
+            + ["--data"] * (method.data == "labels")
+        )
         takes = ["--base"] * (method.base == "may") + ["--weights"] * method.weights
         takes += [f"{param}={value:g}" for param, value in method.params.items()]
         what = f"{method.what} (arXiv {method.paper})" if method.paper else method.what

@@ -59,10 +59,36 @@ METHODS = {
         params={"density": 0.5, "scale": 1.0},
     ),
     "model-stock": Method("between base and mean, tensor by tensor, by the angles", "2403.19522", base="must"),
+    "greedy": Method(
+        "teachers from the best down, while the soup of them is no worse on validation images",
+        "2203.05482",
+        data="labels",
+    ),
+    "learned-soup": Method(
+        "the mean, with weights a tensor fitted by gradient on validation images",
+        "2203.05482",
+        data="labels",
+        params={"steps": 100, "lr": 0.1},
+    ),
+    "fisher": Method("the mean, number by number, by the teachers' Fisher information", "2111.09832", data="images"),
+    "regmean": Method(
+        "layer by layer nearest to the teachers' outputs on their own inputs",
+        "2212.09849",
+        data="images",
+        params={"diagonal": 0.1},
+    ),
+    "adamerging": Method(
+        "what they have learned, weighted tensor by tensor so that answers are sure",
+        "2310.02575",
+        base="may",
+        data="images",
+        params={"start": 0.3, "steps": 100, "lr": 0.01},
+    ),
     "least-squares": Method("the soup, layers fitted to the teachers' on images", "2407.02447", data="images"),
 }
 
-TENSORWISE = frozenset(METHODS) - {"weightformer", "soup", "least-squares"}  # those of `merges`
+WHOLE = ("weightformer", "soup", *(name for name, method in METHODS.items() if method.data))  # see the net as a whole
+TENSORWISE = frozenset(METHODS) - frozenset(WHOLE)  # those of `merges`
 
 
 def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor]) -> Tensor:

@@ -133,7 +133,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     calibrated = needs_images(config, teachers)
     verdict, seen = None, 0
     looking = calibrated or config.probes or config.unlabelled is not None or alignment is not None
-    looking = looking or config.method == "least-squares"
+    looking = looking or bool(METHODS[config.method].data)
     if looking or (offered is not None and config.guard):
         student, verdict, seen = looked_at(work, offered, calibrated)
         tensors = iter(student.items())
@@ -241,9 +241,18 @@ def _check_options(config: FuseConfig) -> None:
     if config.align not in ALIGN:
         raise WfError(f"unknown --align {config.align!r}", hint=f"use one of {', '.join(ALIGN)}")
     blind = config.data is None and config.unlabelled is None
-    for option, other in (("--align activations", "--align weights"), ("--method least-squares", "--method soup")):
-        if blind and option.split()[1] in (config.align, config.method):
-            raise WfError(f"{option}: got no images to look at", hint=f"give --data or --unlabelled, or {other}")
+    if blind and config.align == "activations":
+        raise WfError(
+            "--align activations: got no images to look at", hint="give --data or --unlabelled, or --align weights"
+        )
+    if blind and METHODS[config.method].data:
+        raise WfError(
+            f"--method {config.method}: got no images to look at", hint="give --data or --unlabelled, or --method soup"
+        )
+    if config.data is None and METHODS[config.method].data == "labels":
+        raise WfError(
+            f"--method {config.method}: got no images with labels", hint="give --data, or a method that needs none"
+        )
     if config.batch_size < 1:
         raise WfError(f"--batch-size: got {config.batch_size}, expected at least 1", hint="see wfcli fuse --help")
 

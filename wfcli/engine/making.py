@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import input_config
 from wfcli.core.layouts import STATISTICS
-from wfcli.core.methods import TENSORWISE
+from wfcli.core.methods import METHODS, TENSORWISE
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.merging import Settings, merged
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 LEAST_IMAGES = 16  # to learn from
 ALIGN_IMAGES = 256  # that activations are compared on
 REPAIR_IMAGES = 2000  # at most
-FIT_IMAGES, FIT_PIXELS = 2000, 128 * 224 * 224  # at most, to fit layers on; a net has them all in memory
 LOOK_PIXELS = 256 * 32 * 32  # of images that nets are looked at with, at a time
 
 
@@ -78,14 +77,17 @@ def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[d
 
     And what the guard found, and the number of unlabelled images.
     """
-    config, teachers = work.config, work.teachers
+    config, settings, teachers = work.config, work.settings, work.teachers
     images = _load_images(config)
 
     def finished(of: Loaded | None) -> dict[str, Tensor]:
         made = join(tensors_of(work, of))
         raise_nonfinite(work.checked)
-        if config.method == "least-squares":
-            _fit_layers(work, made, images)
+        if METHODS[config.method].data:
+            from wfcli.engine.image_methods import learn
+
+            base = None if settings.base is None else settings.base.view(teachers.layout)
+            _update(work, made, learn(config, settings, work.nets(), images, base))
         elif work.aligned and of is None:  # a generator has learned to do without
             _mend(work, made, images)
         if calibrated and images is not None:
@@ -179,34 +181,6 @@ def _mend(work: Work, student: dict[str, Tensor], images: Images | None) -> None
             mended = repair(nets.blank, nets.head, view(student), nets.teachers, batches)
             work.hooks.progress("repairing", 1, 1)
     _update(work, student, mended)
-
-
-def _fit_layers(work: Work, student: dict[str, Tensor], images: Images | None) -> None:
-    """Fit every layer of the mean of the teachers, in place, to what theirs make of some images.
-
-    Raises:
-        DataError: there are no images.
-    """
-    import torch
-
-    from wfcli.core.images import to_input
-    from wfcli.core.least_squares import least_squares
-    from wfcli.core.plan import plan_layers
-    from wfcli.engine.polish import some_pixels
-
-    if images is None:
-        raise DataError(
-            "--method least-squares: there is no training split to look at",
-            hint="give --unlabelled, or data with a training split, or --method soup",
-        )
-    nets, view = work.nets(), work.teachers.layout.timm_view
-    side = nets.bench.settings.size
-    pixels = some_pixels(images, max(LEAST_IMAGES, min(FIT_IMAGES, FIT_PIXELS // side**2)))
-    work.hooks.progress("fitting layers", 0, 1)
-    with torch.inference_mode():
-        plan, inputs = plan_layers(nets.blank, nets.head), to_input(pixels, nets.bench.settings)
-        _update(work, student, least_squares(nets.blank, plan, view(student), nets.teachers, inputs))
-    work.hooks.progress("fitting layers", 1, 1)
 
 
 def _refit_on_probes(work: Work, student: dict[str, Tensor]) -> None:

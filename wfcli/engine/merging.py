@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wfcli.core.architectures import match_layout
+from wfcli.core.architectures import Layout, match_layout
 from wfcli.core.checkpoint import TensorSpec, file_order, open_checkpoint
 from wfcli.core.methods import METHODS
 from wfcli.core.sources import Source, resolve_source
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 
     from wfcli.engine.fuse import FuseConfig
 
+SHARE: tuple[str, Callable[[float], bool]] = ("above 0, at most 1", lambda value: 0 < value <= 1)
+NUMBER: tuple[str, Callable[[float], bool]] = ("a finite number", math.isfinite)
+PARAMS: Mapping[str, tuple[str, Callable[[float], bool]]] = {  # of all methods: what their values may be
+    "density": SHARE,
+    "diagonal": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "lr": ("above 0, finite", lambda value: 0 < value < math.inf),
+    "power": NUMBER,
+    "scale": NUMBER,
+    "start": NUMBER,
+    "steps": ("a whole number, at least 1", lambda value: value >= 1 and value == int(value)),
+}
+
 
 @dataclass(frozen=True)
 class Base:
@@ -33,6 +45,13 @@ class Base:
     file: Finite
     source: Source
     other: frozenset[str]  # tensors that it lacks, or has in another shape: a head of other classes
+
+    def view(self, layout: Layout) -> dict[str, Tensor]:
+        """Read its tensors that the teachers have too, by timm's names."""
+        named = layout.timm_view(self.file)
+        return {
+            timm_name: named[timm_name] for name, (timm_name, _) in layout.to_timm.items() if name not in self.other
+        }
 
 
 @dataclass(frozen=True)
@@ -73,9 +92,8 @@ def check_method(config: FuseConfig) -> None:
         if name not in method.params:
             known = ", ".join(method.params) or "none"
             problems.append(f"--param {name}: unknown, its parameters are: {known}")
-        elif not math.isfinite(value) or (name == "density" and not 0 < value <= 1):
-            expected = "above 0, at most 1" if name == "density" else "a finite number"
-            problems.append(f"--param {name}: got {value:g}, expected {expected}")
+        elif not PARAMS[name][1](value):
+            problems.append(f"--param {name}: got {value:g}, expected {PARAMS[name][0]}")
     if problems:
         raise WfError(
             *(f"--method {config.method}: {problem}" for problem in problems), hint="wfcli methods says what each takes"
