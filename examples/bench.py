@@ -24,7 +24,6 @@ from wfcli.core.devices import training_autocast
 from wfcli.core.generator import WeightFormer
 from wfcli.core.methods import soup
 from wfcli.core.metrics import score
-from wfcli.core.plan import plan_layers
 from wfcli.core.probes import probe_images
 from wfcli.core.tokens import row_products, to_tokens
 from wfcli.core.training import Loss, cosine_rate, make_optimiser, train_step, usual_optimiser
@@ -32,6 +31,7 @@ from wfcli.core.zoo import Zoo
 from wfcli.engine import lineup
 from wfcli.engine.finetune import FinetuneConfig, settled
 from wfcli.engine.hooks import Silent
+from wfcli.engine.plans import plan_of
 from wfcli.engine.polish import Nets, refit_head
 
 RATES = {"sgd": (0.003, 0.01, 0.03), "adamw": (1e-4, 3e-4, 1e-3)}
@@ -93,7 +93,7 @@ def fused(bench: Bench, generator: WeightFormer, states: Sequence[State], destro
     With `destroyed` it sees the teachers with the rows of every layer shuffled, each teacher's on its own, while it
     mixes the true ones: what is left is what it would do without looking.
     """
-    plan = plan_layers(bench.model, bench.head[0].removesuffix(".weight"))
+    plan = plan_of(bench.zoo.architecture, len(bench.zoo.class_names))
     with torch.no_grad():
         if not destroyed:
             return dict(generator.generate(plan, states))

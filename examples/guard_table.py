@@ -27,11 +27,11 @@ from wfcli.core.generator import WeightFormer
 from wfcli.core.generator_files import load_generator
 from wfcli.core.methods import soup
 from wfcli.core.outputs import write_json
-from wfcli.core.plan import plan_layers
 from wfcli.core.probes import probe_images
 from wfcli.core.zoo import read_zoo
 from wfcli.engine.hooks import Silent
 from wfcli.engine.lineup import Bench
+from wfcli.engine.plans import plan_of
 from wfcli.engine.polish import Nets, guard, guard_probes, look, some_pixels
 
 KINDS = ("vgg", "resnet", "vit")
@@ -67,7 +67,7 @@ def students(folder: Path, makers: Sequence[tuple[str, WeightFormer]], images: i
     settings = input_config(zoo.architecture)
     model = build_model(zoo.architecture, len(zoo.class_names))
     head = head_keys(zoo.architecture)[0].removesuffix(".weight")
-    plan = plan_layers(model, head)
+    plan = plan_of(zoo.architecture, len(zoo.class_names))
     bench = Bench(settings, torch.device("cpu"), 500, Silent())
     checking = load_images(zoo.data, "validation", settings.size, limit=images)
     number = guard_probes(settings.size)

@@ -20,13 +20,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from wfcli.core.architectures import build_model, head_keys
 from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.generator import GATE, WeightFormer
 from wfcli.core.generator_files import load_generator
-from wfcli.core.plan import plan_layers
 from wfcli.core.tokens import layer_deviation, row_products, to_tokens
 from wfcli.core.zoo import read_zoo
+from wfcli.engine.plans import plan_of
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
@@ -78,8 +77,6 @@ def main() -> None:
 def look(generator: WeightFormer, folder: Path, index: list[int]) -> Look:
     """Run the generator on some teachers of a zoo and keep the weights it gives them."""
     zoo = read_zoo(folder)
-    model = build_model(zoo.architecture, len(zoo.class_names))
-    head = head_keys(zoo.architecture)[0].removesuffix(".weight")
     states = [dict(open_checkpoint(zoo.paths[i])) for i in index]
     logits: list[Tensor] = []
     centres: list[Tensor] = []
@@ -90,7 +87,7 @@ def look(generator: WeightFormer, folder: Path, index: list[int]) -> Look:
     state = generator.start(len(states))
     names, unequal, head_weights, gate = [], [], torch.empty(0), torch.empty(0)
     with torch.no_grad():
-        for spec in plan_layers(model, head).specs:
+        for spec in plan_of(zoo.architecture, len(zoo.class_names)).specs:
             tokens = to_tokens(spec, states)
             products = row_products(tokens)
             generator.generate_layer(spec, tokens, products, state)

@@ -9,7 +9,7 @@
 #   mechanisms  the paper's generator, and it without each of its mechanisms, on the VGG's teachers of the same data
 #   tables      sets of 2, 4 and 8 teachers, sound ones, any, and with so many bad ones: students, baselines, controls
 #
-# Not yet run to its end. A stage is skipped when its output is there; an interrupted one goes on. Afterwards the
+# About four hours on two cores. A stage is skipped when its output is there; an interrupted one goes on. Afterwards the
 # tables of silo_teachers.sh once more: they take in the generators of all kinds of data.
 # Usage: examples/same_teachers.sh [WORK_FOLDER [STEP]]     (default runs/silos; DATA=../shared/data)
 # A step is one of the functions below with its arguments: zoos vit, generators 0, tables resnet.

@@ -28,11 +28,12 @@ from wfcli.core.layouts import STATISTICS
 from wfcli.core.least_squares import least_squares
 from wfcli.core.methods import soup, weighted_sum
 from wfcli.core.metrics import score
-from wfcli.core.plan import LayerPlan, plan_layers
+from wfcli.core.plan import LayerPlan
 from wfcli.core.repair import lengthened, repair
 from wfcli.core.training import BatchOrder, training_batch, usual_optimiser
 from wfcli.engine.align import find_frame
 from wfcli.engine.hooks import Silent
+from wfcli.engine.plans import plan_of
 
 KINDS = ("vgg11", "vgg11_bn", "resnet18", "vit", "vgg11_bn_split")
 COUNTS = (2, 4, 6)
@@ -49,7 +50,8 @@ def main() -> None:
     """Fill in what is missing of the figures of one kind of net."""
     options = parse(__doc__, kinds=KINDS)
     place = options.runs / options.kind
-    generators, digests = trained(place / "generators", lambda name: True)
+    has_generators = (place / "generators").is_dir()
+    generators, digests = trained(place / "generators", lambda name: True) if has_generators else ({}, {})
     done = known(options.output, digests)
     bench = open_bench(place / "teachers", range(TESTED))
 
@@ -101,7 +103,7 @@ def aligned_students(pair: Pair, done: Figures) -> dict[str, State]:
         students[f"aligned by {how}, least squares"] = fitted(bench, average, states)
         rows = {
             f"aligned by {how}": average,
-            f"aligned by {how}, mended without images": lengthened(plan_of(bench), average, states),
+            f"aligned by {how}, mended without images": lengthened(plan(bench), average, states),
             f"aligned by {how}, repaired": students[f"aligned by {how}, repaired"],
             f"aligned by {how}, least squares": students[f"aligned by {how}, least squares"],
         }
@@ -141,22 +143,22 @@ def inputs(bench: Bench, number: int) -> Tensor:
     return to_input(bench.train.pixels[some], input_config(bench.zoo.architecture))
 
 
-def plan_of(bench: Bench) -> LayerPlan:
+def plan(bench: Bench) -> LayerPlan:
     """Return the net's layers."""
-    return plan_layers(bench.model, bench.head[0].removesuffix(".weight"))
+    return plan_of(bench.zoo.architecture, len(bench.zoo.class_names))
 
 
-def repaired(bench: Bench, average: State, states: Sequence[State]) -> State:
+def repaired(bench: Bench, average: State, states: Sequence[State], weights: Sequence[float] | None = None) -> State:
     """Return the average with statistics from images: BatchNorm's, or for a net without it those of REPAIR."""
     if any(name.endswith(STATISTICS) for name in average):
         return calibrated(bench, average)
     head = bench.head[0].removesuffix(".weight")
-    return repair(bench.model, head, average, states, torch.split(inputs(bench, IMAGES), 500))
+    return repair(bench.model, head, average, states, inputs(bench, IMAGES), weights)
 
 
 def fitted(bench: Bench, average: State, states: Sequence[State]) -> State:
     """Return the average with every layer fitted to the nets' layers, calibrated where it has BatchNorm."""
-    return calibrated(bench, least_squares(bench.model, plan_of(bench), average, states, inputs(bench, IMAGES)))
+    return calibrated(bench, least_squares(bench.model, plan(bench), average, states, inputs(bench, IMAGES)))
 
 
 def distillation(pair: Pair, students: Mapping[str, State], done: Figures) -> None:
@@ -222,7 +224,7 @@ def points(bench: Bench, states: Sequence[State], share: float) -> Iterator[tupl
         for name, tensor in states[0].items()
     }
     yield "", mixed
-    yield ", repaired", repaired(bench, mixed, states)
+    yield ", repaired", repaired(bench, mixed, states, [1 - share, share])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 #
 #   zoo         a base, and 22 fine-tunes of it: generators learn from 0-11, 12-21 are only for testing
 #   generators  specialised (mixing and prior), and the prior alone
-#   parts       the mixing alone; prior and mixing in turn; half as many teachers; more augmented copies; a larger generator;
+#   views       eight augmented copies of each image
+#   parts       the mixing alone; on from the shipped generator; prior and mixing in turn; half as many teachers; more augmented copies; a larger generator;
 #               the paper's raw rows, and these without each of its mechanisms
 #   tables      students, baselines and controls, K = 3 and 6, five sets of teachers
 #
@@ -50,6 +51,11 @@ generators() { # NET DATASET SEED
     one "$1" "$2" prior "$3" 800 --preset specialised --train prior
 }
 
+# Eight augmented copies of an image: more seeds of it.
+views() { # NET DATASET SEED
+    one "$1" "$2" views "$3" 1200 --preset specialised --views 8
+}
+
 # What may make the teachers' weights add to the prior, and what the paper has.
 parts() { # NET DATASET
     local place=$RUNS/$1-$2/generators without
@@ -58,7 +64,8 @@ parts() { # NET DATASET
     one "$1" "$2" turn-mixing 0 400 --preset specialised --init "$place/turn-prior-0" --train mixing
     one "$1" "$2" turn-both 0 400 --preset specialised --init "$place/turn-mixing-0"
     one "$1" "$2" few 0 800 --preset specialised --zoo-teachers 0-5
-    one "$1" "$2" views 0 1200 --preset specialised --views 8
+    views "$1" "$2" 0
+    one "$1" "$2" shipped 0 800 --preset specialised --init pretrained/universal
     one "$1" "$2" large 0 800 --preset specialised --width 64 --blocks 4
     one "$1" "$2" weightformer 0 800 --preset weightformer
     for without in flow mask; do one "$1" "$2" "weightformer-no-$without" 0 800 --preset weightformer "--no-$without"; done
@@ -81,6 +88,7 @@ lane() { # NET DATASET
     zoo "$@"
     for seed in 0 1 2; do generators "$@" "$seed"; done
     [ "$1" = vit ] || parts "$@"
+    [ "$2" = cifar100 ] || { views "$@" 1; views "$@" 2; }
     tables "$@"
 }
 

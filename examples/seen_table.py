@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import heuristics
@@ -35,6 +36,8 @@ HELD_OUT = range(12, 22)
 COUNTS = (3, 6)
 TEST_IMAGES = 5000
 STEPS = 100  # of 256 images
+EPOCH = 175  # steps: 45,000 images once
+STARTS = ("specialised-0", "views-0")  # generators whose students are distilled
 MIXING_RATES = (0.03, 0.1, 0.3)
 SHARPNESS = (1.0, 4.0, 16.0, 64.0)
 
@@ -63,7 +66,7 @@ def main() -> None:
                         p.bench, calibrated(p.bench, fused(p.bench, prior_alone(g), p.states)), p.bench.test
                     ),
                 )
-            distillation(pair, specialised, done)
+            distillation(pair, {name: generators[name] for name in STARTS if name in generators}, done)
             write_figures(options.output, "seen_table", bench.zoo.architecture, digests, done)
             print(f"{pair.key}: done", flush=True)
 
@@ -74,7 +77,7 @@ def open_batches(bench: Bench) -> None:
     images = load_images(bench.zoo.data, "train", settings.size)
     order = BatchOrder(len(images), BATCH, 0)
     pad = CROP_PADDING[images.flip][1]
-    bench.batches = [training_batch(images, order, step, settings, pad, device) for step in range(STEPS)]
+    bench.batches = [training_batch(images, order, step, settings, pad, device) for step in range(EPOCH)]
     answers = []
     for state in bench.states:
         model = build_model(bench.zoo.architecture, len(bench.zoo.class_names)).to(memory_format=torch.channels_last)
@@ -85,7 +88,7 @@ def open_batches(bench: Bench) -> None:
     bench.answers = torch.stack(answers).clone()
 
 
-def distillation(pair: Pair, generator: WeightFormer | None, done: Figures) -> None:
+def distillation(pair: Pair, generators: Mapping[str, WeightFormer], done: Figures) -> None:
     """Fill in what the same steps of distillation reach from each start, each with its best rate by validation."""
     bench, index = pair.bench, pair.index
     best = max(index, key=lambda i: score(bench.validation_log_probs[i], bench.validation.labels).top1)
@@ -96,16 +99,20 @@ def distillation(pair: Pair, generator: WeightFormer | None, done: Figures) -> N
         "best single": lambda: bench.states[best],
         "scratch": lambda: {name: tensor.clone() for name, tensor in scratch.items()},
     }
-    if generator is not None:
-        starts["generator specialised-0"] = lambda: calibrated(bench, fused(bench, generator, pair.states))
+    for name, generator in generators.items():
+        starts[f"generator {name}"] = lambda g=generator: calibrated(bench, fused(bench, g, pair.states))
     for name, make in starts.items():
-        row = f"{STEPS} steps of distillation from {name}"
-        if f"{pair.key}/{row}" in done:
-            continue
-        start = make()
-        note(done, "rate", name, lambda s=start: best_rate(bench, s, index))  # on the first set, for all
-        rate = done[f"rate/{name}"]
-        note(done, pair.key, row, lambda s=start, r=rate: top1(bench, distilled(bench, s, index, r), bench.test))
+        lengths = [
+            steps for steps in (STEPS, EPOCH) if f"{pair.key}/{steps} steps of distillation from {name}" not in done
+        ]
+        start = make() if lengths else {}
+        for steps in lengths:
+            some = replace(bench, batches=bench.batches[:steps], answers=bench.answers[:, :steps])
+            short = replace(bench, batches=bench.batches[:STEPS], answers=bench.answers[:, :STEPS])
+            note(done, "rate", name, lambda s=start, b=short: best_rate(b, s, index))  # on the first set, for all
+            done[f"{pair.key}/{steps} steps of distillation from {name}"] = top1(
+                bench, distilled(some, start, index, done[f"rate/{name}"]), bench.test
+            )
 
 
 def mixing(pair: Pair, done: Figures) -> None:
@@ -149,7 +156,7 @@ def learned_soup(bench: Bench, states: Sequence[State], rate: float) -> State:
             for name, share in zip(names, logits.softmax(1), strict=True)
         }
 
-    for x, labels in bench.batches:
+    for x, labels in bench.batches[:STEPS]:
         with training_autocast(pick_device("cpu"), model):
             loss = functional.cross_entropy(functional_call(model, dict(student()), (x,)).float(), labels)
         optimiser.zero_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,10 @@ def main() -> None:
     card = write_card(parameters, zoo, results, gains[best], best.name, len(folders))
     for parameter in generator.prior.parameters():
         parameter.data = parameter.data.bfloat16()
+    frame = generator.config.frame
+    assert frame is not None
+    named = replace(frame, base=f"pretrained:{NAMES[options.place]}/base")  # as its users find it
+    generator.config = replace(generator.config, frame=named)
     digest = save_generator(target, generator, card)
     base = open_checkpoint(place / "base" / "teacher-00.safetensors")
     state = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in base.items()}
@@ -95,7 +100,7 @@ def main() -> None:
 def write_card(parameters: int, zoo: Zoo, results: Mapping[str, Any], gain: float, chosen: str, seeds: int) -> str:
     """Return the card."""
     place = next(iter(results))
-    arguments = [f"--arch-arg {name}={value}" for name, value in zoo.architecture.args.items()]
+    arguments = [f"--arch-arg {name}={value}" for name, value in zoo.architecture.args]
     return CARD.format(
         net=PLACES[place].partition(",")[0],
         parameters=parameters,

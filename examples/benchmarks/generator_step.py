@@ -18,15 +18,15 @@ from statistics import median
 
 import torch
 
-from wfcli.core.architectures import build_model, find_architecture, head_keys, input_config
+from wfcli.core.architectures import build_model, find_architecture, input_config
 from wfcli.core.curriculum import Ground, Pool, distillation_loss, generate_subset, read_layers, student_logits
 from wfcli.core.devices import pick_device
 from wfcli.core.generator import WeightFormer
 from wfcli.core.generator_config import PRESETS, WeightFormerConfig
-from wfcli.core.plan import plan_layers
 from wfcli.core.votes import presence
 from wfcli.engine.building import RAW_LIMIT
 from wfcli.engine.generator_run import CE_WEIGHT
+from wfcli.engine.plans import plan_of
 from wfcli.engine.provenance import made_by
 
 TEACHERS, IMAGES, CLASSES = 4, 256, 10
@@ -81,7 +81,7 @@ def make_ground(arch: str, device: torch.device) -> Ground:
         }
         for _ in range(TEACHERS)
     ]
-    plan = plan_layers(model, head_keys(architecture)[0].removesuffix(".weight"))
+    plan = plan_of(architecture, CLASSES)
     layers, constants = read_layers(plan, states, device)
     settings = input_config(architecture)
     pixels = torch.randint(0, 256, (IMAGES, 3, settings.size, settings.size), dtype=torch.uint8, device=device)
