@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -14,7 +17,9 @@ from torch import Tensor
 import wfcli.core.small_models  # noqa: F401  registers the small-image variants
 from tests.conftest import Ran
 from wfcli.core.checkpoint import open_checkpoint, save_state
-from wfcli.core.symmetry import find_symmetry
+from wfcli.core.spaces import Space
+from wfcli.core.symmetry import Symmetry, find_symmetry
+from wfcli.engine.align import _change
 
 NETS = ("vgg11_bn_cifar", "vgg11_cifar", "vit_tiny_cifar")
 WIDTHS = {"vgg11_bn_cifar": 0.125, "vgg11_cifar": 0.125, "vit_tiny_cifar": 0.34}
@@ -49,6 +54,14 @@ def answers(model: torch.nn.Module, path: Path) -> Tensor:
     return found
 
 
+def weights_apart(one: Path, other: Path) -> float:
+    """Return the squared distance of two nets' matrices, relative to the first's squared length."""
+    state, theirs = dict(open_checkpoint(one)), dict(open_checkpoint(other))
+    weights = [key for key, value in state.items() if value.dim() > 1]
+    apart = sum(float((state[key] - theirs[key]).square().sum()) for key in weights)
+    return apart / sum(float(state[key].square().sum()) for key in weights)
+
+
 def arguments(name: str) -> tuple[str, ...]:
     return ("--arch", name, "--arch-arg", f"width={WIDTHS[name]}")
 
@@ -80,13 +93,97 @@ def test_activations_find_it_again_too(wfcli: Cli, tmp_path: Path, name: str) ->
     told = json.loads(ran.stdout)["alignment"]
     assert told["how"] == "activations on 200 images"
     assert told["change"] <= 1e-8
-    state, other = (dict(open_checkpoint(path)) for path in (paths[0], tmp_path / "s.safetensors"))
-    weights = [key for key, value in state.items() if value.dim() > 1]
-    apart = sum(float((state[key] - other[key]).square().sum()) for key in weights)
-    assert apart < 0.1 * sum(float(state[key].square().sum()) for key in weights)
+    assert weights_apart(paths[0], tmp_path / "s.safetensors") < 0.1
     without = wfcli("fuse", *paths, *arguments(name), "--align", "activations", "-o", tmp_path / "t.safetensors")
     assert without.code == 1
     assert "--align activations: got no images to look at" in without.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_activations_of_teachers_of_less_precision(wfcli: Cli, tmp_path: Path, dtype: torch.dtype) -> None:
+    _, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
+    for path in paths:
+        state = dict(open_checkpoint(path))
+        save_state(path, {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}, {})
+    args = ("--align", "activations", "--data", "digits", "--calibration-images", "50", "--method", "soup", "--json")
+    ran = wfcli("fuse", *paths, *arguments("vgg11_bn_cifar"), *args, "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0, ran.stderr
+    told = json.loads(ran.stdout)["alignment"]
+    assert told["how"] == "activations on 50 images"
+    assert told["moved"] == ["other.safetensors"]
+    assert open_checkpoint(tmp_path / "s.safetensors")["head.weight"].dtype == dtype
+
+
+def test_activations_alone_find_it_again(wfcli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
+    monkeypatch.setattr("wfcli.engine.align.comparable", lambda *given: {})  # no weights to match by
+    args = ("--align", "activations", "--data", "digits", "--calibration-images", "200", "--method", "aligned-soup")
+    ran = wfcli("fuse", *paths, *arguments("vgg11_bn_cifar"), *args, "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0, ran.stderr
+    assert weights_apart(paths[0], tmp_path / "s.safetensors") < 0.1
+
+
+def test_activations_are_those_of_as_many_images_as_fit(
+    wfcli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
+    monkeypatch.setattr("wfcli.engine.image_methods.MOST_PIXELS", 20 * 32 * 32)
+    looked: list[int] = []
+
+    def counted(model: torch.nn.Module, example: Tensor, *given: Any) -> float:
+        looked.append(len(example))
+        return _change(model, example, *given)
+
+    monkeypatch.setattr("wfcli.engine.align._change", counted)
+    args = ("--align", "activations", "--data", "digits", "--calibration-images", "200", "--method", "soup", "--json")
+    ran = wfcli("fuse", *paths, *arguments("vgg11_bn_cifar"), *args, "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0, ran.stderr
+    assert json.loads(ran.stdout)["alignment"]["how"] == "activations on 20 images"
+    assert looked == [8, 8]  # in float64, and that on all of them takes long
+
+
+def test_a_wrong_permutation_is_found_out(wfcli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
+
+    def wrong(model: torch.nn.Module, example: Tensor) -> Symmetry:
+        symmetry = find_symmetry(model, example)
+        symmetry.axes["head.weight"][0] = Space(10)  # classes have names
+        return symmetry
+
+    def matched(symmetry: Symmetry, *given: object) -> list[dict[Space, Tensor]]:
+        return [symmetry.identity(), symmetry.random(torch.Generator().manual_seed(0))]
+
+    monkeypatch.setattr("wfcli.engine.align.find_symmetry", wrong)
+    monkeypatch.setattr("wfcli.engine.align.match_all", matched)
+    ran = wfcli("fuse", *paths, *arguments("vgg11_bn_cifar"), "-o", tmp_path / "s.safetensors")
+    assert ran.code == 1
+    assert re.search(r"answers move by \d\.\de[+-]0\d of the largest, expected at most 1e-08", ran.stderr)
+    assert "please report it" in ran.stderr
+    assert not (tmp_path / "s.safetensors").exists()
+
+
+@pytest.mark.parametrize("changes", [(1e-16, math.nan), (math.nan, 1e-16), (1.0, math.nan)])
+def test_answers_that_are_no_numbers_prove_nothing(
+    wfcli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: tuple[float, ...]
+) -> None:
+    _, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
+    said = iter(changes)
+    monkeypatch.setattr("wfcli.engine.align._change", lambda *given: next(said))
+    ran = wfcli("fuse", *paths, *arguments("vgg11_bn_cifar"), "-o", tmp_path / "s.safetensors")
+    assert ran.code == 1
+    assert "answers move by nan of the largest" in ran.stderr
+    assert not (tmp_path / "s.safetensors").exists()
+
+
+def test_answers_that_are_all_zero_stay_so(wfcli: Cli, tmp_path: Path) -> None:
+    _, paths = shuffled_pair("vgg11_bn_cifar", tmp_path)
+    for path in paths:
+        state = dict(open_checkpoint(path))
+        save_state(path, {k: torch.zeros_like(v) if k.startswith("head") else v for k, v in state.items()}, {})
+    args = ("--method", "soup", "-o", tmp_path / "s.safetensors", "--json")
+    ran = wfcli("fuse", *paths, *arguments("vgg11_bn_cifar"), *args)
+    assert ran.code == 0, ran.stderr
+    assert json.loads(ran.stdout)["alignment"]["change"] == 0
 
 
 def test_without_alignment_the_average_is_another_net(wfcli: Cli, tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ fuse CKPT...
   --base
   --weights
   --param repeat
+  --set repeat
+  --heads
+  --methods
+  --time-budget
   --data
   --split = test
   --label-column
@@ -54,6 +58,7 @@ fuse CKPT...
   --images = 1000
   --distill-steps = 100
   --distill-lr
+  --recipe
   --seed = 0
   --device = auto (auto cpu cuda)
   --json switch
@@ -67,6 +72,27 @@ eval CKPT...
   --classes
   --calibration-images = 4096
   --batch-size = 500
+  --seed = 0
+  --device = auto (auto cpu cuda)
+  --json switch
+compare CKPT...
+  --arch required
+  --data required
+  -o --output required
+  --arch-arg repeat
+  --counts
+  --seeds = 3
+  --methods
+  --generator
+  --base
+  --align = auto (auto weights activations none)
+  --split = test
+  --label-column
+  --classes
+  --calibration-images = 4096
+  --distill-steps = 0
+  --batch-size = 500
+  --resume switch
   --seed = 0
   --device = auto (auto cpu cuda)
   --json switch
@@ -141,6 +167,7 @@ train-teachers
 inspect CKPT...
   --weights switch
   --plan switch
+  --recipe switch
   --json switch
 methods
   --json switch
@@ -151,6 +178,7 @@ list
 CONFIGS = {
     "fuse": ("fuse", "FuseConfig"),
     "eval": ("evaluate", "EvaluateConfig"),
+    "compare": ("compare", "CompareConfig"),
     "finetune": ("finetune", "FinetuneConfig"),
     "train-generator": ("train_generator", "TrainGeneratorConfig"),
     "train-teachers": ("train_teachers", "TrainTeachersConfig"),

@@ -21,6 +21,8 @@ COMMAND_LINE = {
     "wfcli.cli",
     "wfcli.commands",
     "wfcli.options",
+    "wfcli.plots",
+    "wfcli.recipe_file",
     "wfcli.report",
     "wfcli.terminal",
     "wfcli.units",
@@ -31,7 +33,7 @@ HEAVY = ("torch", "timm", "torchvision", "datasets", "torchmetrics", "sklearn", 
 
 # Who may import what touches the outside world, or is heavy: one place to look when a library changes.
 ONLY_USERS: dict[str, set[str]] = {
-    "typer": {"cli", "commands", "options"},
+    "typer": {"cli", "commands", "options", "recipe_file"},
     "rich": {"commands", "report", "terminal"},
     "datasets": {"core/data_sources", "core/tables"},
     "huggingface_hub": {"core/data_sources", "core/generator", "core/hub", "core/tables"},

@@ -218,7 +218,7 @@ def test_figures_of_teachers_of_the_same_data() -> None:
 
     result = {"figures": SAME, "date": "2026-01-01", "machine": "here", "wfcli": "1", "torch": "2", "timm": "3"}
     lines = differences({"vgg": result})
-    name = "VGG-11 (BatchNorm), any, K = 4: one generator, both, all kinds of nets, data-free - "
+    name = "VGG-11 (BatchNorm), any, K = 4: one generator for all three kinds, data-free - "
     assert f"{name}soup, worst task: -1.0" in lines
     assert f"{name}best of nine simple rules (chosen here), calibrated: +26.0" in lines
     assert f"{name}best of five robust rules (chosen here), calibrated: -4.0" in lines
@@ -226,10 +226,67 @@ def test_figures_of_teachers_of_the_same_data() -> None:
 
 
 def test_the_shipped_card_shows_rows_that_there_are() -> None:
-    from ship_universal import SHOWN
+    from ship_universal import SAME_SHOWN, SHOWN
+    from write_same_results import ROWS
     from write_silo_results import ONE_SHOT
 
     assert set(SHOWN) <= set(ONE_SHOT)
+    assert set(SAME_SHOWN) <= set(ROWS)
+
+
+def test_the_readme_shows_the_committed_results_of_the_same_data() -> None:
+    from write_same_results import README, committed, readme_table
+
+    assert readme_table(committed()) in README.read_text(encoding="utf-8"), "run examples/write_same_results.py"
+
+
+SCRATCH = {
+    **{f"scratch/vgg11/{k}/{n}/mean single": 0.8 for k in (2, 4, 6) for n in (0, 1)},
+    **{f"scratch/vgg11/{k}/{n}/ensemble": 0.85 for k in (2, 4, 6) for n in (0, 1)},
+    **{f"scratch/vgg11/{k}/{n}/aligned by weights": 0.5 - 0.05 * k for k in (2, 4, 6) for n in (0, 1)},
+    **{f"scratch/vgg11/{k}/{n}/aligned by weights, least squares": 0.7 - 0.01 * k for k in (2, 4, 6) for n in (0, 1)},
+    "scratch/vgg11/4/0/100 steps of distillation from best single": 0.82,
+    **{f"line/{way}/{at / 10:.1f}": 2.0 for way in ("as they are", "aligned, repaired") for at in range(11)},
+}
+
+
+def test_figures_of_independent_teachers() -> None:
+    from write_scratch_results import differences, page, picture, table
+
+    results = {"vgg11": {"figures": SCRATCH, "date": "", "machine": "", "wfcli": "", "torch": "", "timm": ""}}
+    assert "| **aligned by weights** | 40.0 ± 0.0 | 20.0 ± 0.0 |" in table(results, (2, 6))
+    assert "| best single | 82.0 |  |  |" in page(results)
+    lines = differences(results)
+    assert (
+        "VGG-11, K = 6: best student (chosen here: aligned by weights, least squares) - mean single: -16.0 ± 0.0"
+        in lines
+    )
+    assert "VGG-11: best student, K = 6 less K = 2: -4.0" in lines
+    assert len(picture(results).axes) == 1
+
+
+def test_figures_of_the_comparison_of_methods() -> None:
+    from write_compare_results import page, readme_table, verdicts
+
+    made = {
+        "soup": (0.5, 0.6),
+        "ties": (0.7, 0.5),
+        "best single": (0.6, 0.6),
+        "auto": (0.7, 0.6),
+        "ensemble": (0.8, 0.8),
+    }
+    lines = [
+        {"count": 3, "seed": s, "method": m, "validation": v[s], "test": v[s] - 0.1, "seconds": 2.0, "memory": 10**9}
+        for m, v in made.items()
+        for s in (0, 1)
+    ]
+    result = {"split-vgg": {"lines": lines}}
+    shown = readme_table(result)
+    assert "| ties | 50.0 ± 127.1 |\n| best single | 50.0 ± 0.0 |\n| **auto** | 55.0 ± 63.5 |\n" in shown
+    assert "| soup | 55.0 ± 63.5 | 45.0 ± 63.5 | 2.0 s | 1.0 GB |" in page(result)
+    said = verdicts("split-vgg", result["split-vgg"])
+    assert "VGG-11, split, K = 3, test: auto - the best method, ties: +5.0 ± 63.5" in said
+    assert "VGG-11, split, K = 3, test: auto - best single: +5.0 ± 63.5" in said
 
 
 def test_gains_of_scaling_are_over_the_soup_of_the_same_set() -> None:

@@ -321,7 +321,7 @@ def test_a_broken_student_gives_way_to_the_soup(wfcli: Cli, tmp_path: Path) -> N
     ran = wfcli(*args, "--no-guard")
     assert (ran.code, ran.stderr) == (0, "")
     assert not same(load_file(out), soup_of(teachers))
-    assert (open_checkpoint(out).provenance or {})["guard"] is False
+    assert (open_checkpoint(out).provenance or {})["recipe"]["guard"] is False
 
 
 def test_nets_of_other_images_are_fused_without_the_guard(wfcli: Cli, tmp_path: Path) -> None:

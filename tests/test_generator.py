@@ -201,15 +201,18 @@ def test_half_precision_teachers_are_computed_in_float32(plan: LayerPlan) -> Non
 
 def test_the_prior_shifts_the_student_and_keeps_variances_positive(plan: LayerPlan) -> None:
     states = fine_tunes(2)
-    shapes = {"conv1.weight": (8, 3, 3, 3), "bn1.running_var": (8,)}
+    shapes = {"conv1.weight": (8, 3, 3, 3), "bn1.running_var": (8,), "position": (1, 3, 4, 4)}
     frame = Frame("small", ("a", "b"), shapes, ("conv1.weight",), "base")
     generator = WeightFormer(WeightFormerConfig(preset="specialised", frame=frame)).eval()
     with torch.no_grad():
         generator.prior["conv1/weight"].fill_(0.25)
         generator.prior["bn1/running_var"].fill_(-50.0)
+        generator.prior["position"][0, 1] = 1.0
     student, expected = run(generator, plan, states), soup(states)
     torch.testing.assert_close(student["conv1.weight"], expected["conv1.weight"] + 0.25)
     assert (student["bn1.running_var"] > 0).all()
+    moved = student["position"] - expected["position"]
+    torch.testing.assert_close(moved, torch.tensor([0.0, 1.0, 0.0])[None, :, None, None].expand(1, 3, 4, 4))
 
 
 def test_a_fingerprint_tells_bases_apart() -> None:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import wfcli.core.small_models  # noqa: F401  registers the small-image variants
+from wfcli.core.graph_plan import with_own_norms
 from wfcli.core.least_squares import inputs, least_squares, places, solve
 from wfcli.core.methods import soup
-from wfcli.core.plan import plan_layers
+from wfcli.core.plan import LayerPlan, plan_layers
 
 NETS = {
     "vgg11_bn_cifar": ({"width": 0.125}, 32),
@@ -19,6 +20,7 @@ NETS = {
     "vit_tiny_cifar": ({"width": 0.34}, 32),
     "efficientnet_b0": ({}, 64),  # depthwise, BatchNorm and activation in one module
     "regnetx_002": ({}, 64),  # grouped
+    "resnetv2_18": ({}, 32),  # batch norms before their convolutions
 }
 
 
@@ -27,7 +29,7 @@ def nets(name: str, count: int) -> tuple[nn.Module, str, list[dict[str, Tensor]]
     torch.manual_seed(0)
     args, size = NETS[name]
     model = timm.create_model(name, num_classes=10, **args).eval()
-    images = torch.randn(64, 3, size, size)
+    images = torch.randn(96, 3, size, size)  # 64 to fit on, 32 to look at
     model.train()
     with torch.no_grad():
         model(images)  # running statistics of its own
@@ -40,6 +42,10 @@ def nets(name: str, count: int) -> tuple[nn.Module, str, list[dict[str, Tensor]]
     return model, head, found, images
 
 
+def own_plan(model: nn.Module, head: str, images: Tensor) -> LayerPlan:
+    return with_own_norms(model, plan_layers(model, head), images[:2])
+
+
 def answers(model: nn.Module, state: dict[str, Tensor], images: Tensor) -> Tensor:
     model.load_state_dict(state)
     with torch.no_grad():
@@ -50,9 +56,9 @@ def answers(model: nn.Module, state: dict[str, Tensor], images: Tensor) -> Tenso
 @pytest.mark.parametrize("name", NETS)
 def test_copies_of_one_net_give_that_net_back(name: str) -> None:
     model, head, (one,), images = nets(name, 1)
-    fitted = least_squares(model, plan_layers(model, head), one, [one, one], images)
+    fitted = least_squares(model, own_plan(model, head, images), one, [one, one], images[:64])
     assert fitted.keys() == one.keys()
-    before, after = answers(model, one, images), answers(model, fitted, images)
+    before, after = answers(model, one, images[64:]), answers(model, fitted, images[64:])
     torch.testing.assert_close(after, before, atol=2e-3 * float(before.abs().max()), rtol=2e-3)
 
 
@@ -60,7 +66,7 @@ def test_copies_of_one_net_give_that_net_back(name: str) -> None:
 def test_the_student_is_nearer_to_its_teachers_than_their_average(name: str) -> None:
     model, head, teachers, images = nets(name, 3)
     average = soup(teachers)
-    fitted = least_squares(model, plan_layers(model, head), average, teachers, images)
+    fitted = least_squares(model, own_plan(model, head, images), average, teachers, images)
     wanted = torch.stack([answers(model, teacher, images) for teacher in teachers]).mean(0)
     errors = [float((answers(model, state, images) - wanted).norm()) for state in (average, fitted)]
     assert errors[1] < 0.5 * errors[0]
@@ -90,8 +96,11 @@ def test_what_the_places_do_not_tell_stays_as_it_was() -> None:
     [
         nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False),
         nn.Conv2d(4, 8, (3, 1), padding=(0, 2), dilation=2, groups=2, bias=False),
+        nn.Conv2d(4, 8, (4, 3), padding="same", dilation=2, bias=False),
+        nn.Conv2d(4, 8, 3, padding=(2, 1), padding_mode="reflect", bias=False),
+        nn.Conv2d(4, 8, 3, padding="valid", bias=False),
     ],
-    ids=["stride", "groups"],
+    ids=["stride", "groups", "same", "reflect", "valid"],
 )
 def test_patches_are_those_of_the_convolution(layer: nn.Conv2d) -> None:
     x = torch.randn(40, 4, 9, 9)

@@ -108,6 +108,16 @@ def test_model_stock_by_hand() -> None:
     sixty = [[1.0, 0.0], [0.5, math.sqrt(0.75)]]
     close(merged("model-stock", versions(sixty, [0.0, 0.0])), [0.5, math.sqrt(0.75) / 3])
     close(merged("model-stock", versions([[2.0], [0.0]], [1.0])), [1.0])  # opposite: the base
+    close(merged("model-stock", versions([[1.0, 0.0], [-0.5, math.sqrt(0.75)]], [0.0, 0.0])), [0.0, 0.0])  # at 120
+    close(merged("model-stock", versions([[1.0], [1.1], [-1.0]], [0.0])), [0.0])  # no pole
+    close(
+        1e4 * merged("model-stock", versions([[1e-4, 0.0], [1e-4, 0.0]], [0.0, 0.0])), [1.0, 0.0]
+    )  # small steps count
+
+
+def test_opposite_directions_have_no_mean_on_the_sphere() -> None:
+    for given in ([[-2.0, 1.0], [2.0, -1.0]], [[0.3], [-0.2], [-0.4], [0.1], [0.6]], [[-0.267], [0.189], [-0.219]]):
+        close(merged("karcher", versions(given)), torch.tensor(given).mean(0).tolist())
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -147,8 +157,24 @@ def test_pieces_give_what_the_whole_gives(method: str, monkeypatch: pytest.Monke
     torch.testing.assert_close(merged(method, given), whole, atol=1e-6, rtol=1e-6)
 
 
+GIVEN = [
+    [0.9, -1.3, 0.05, 2.2, -0.35, 1.6],
+    [0.6, -0.8, 0.41, 1.7, -1.05, 1.4],
+    [0.2, -1.1, 0.75, 2.1, -0.70, 2.3],
+]
+ORIGIN = [0.5, -1.0, 0.25, 2.0, -0.75, 1.5]
+
+
+def test_the_numbers_of_mergekit() -> None:
+    """What mergekit 0.1.5 gives; `TestMergekit` asks the one that is installed."""
+    close(merged("karcher", versions(GIVEN)), [0.5974993, -1.0834746, 0.4064927, 2.0426235, -0.743704, 1.7851185])
+    two = versions(GIVEN[:2], weights=[0.7, 0.3])
+    close(merged("slerp", two), [0.8197989, -1.1637858, 0.1606249, 2.0752418, -0.5683215, 1.5592614])
+    close(merged("ties", versions(GIVEN, ORIGIN, density=0.5)), [0.9, -1.3, 0.75, 1.7, -0.35, 2.3])
+
+
 class TestMergekit:
-    """The same numbers as mergekit, where it is installed: `pip install mergekit`."""
+    """The same numbers as mergekit, where it is installed: `pip install '.[mergekit]'`."""
 
     @pytest.fixture
     def tensors(self) -> list[Tensor]:

@@ -15,7 +15,7 @@ from wfcli.core.matching import comparable, match_activations, match_all, match_
 from wfcli.core.plan import plan_layers
 from wfcli.core.repair import lengthened, repair
 from wfcli.core.spaces import Space, cut, fix, index_of, is_fixed, places, product, split_product, total, unify
-from wfcli.core.symmetry import Symmetry, compose, find_symmetry, inverse, observe
+from wfcli.core.symmetry import Symmetry, Watcher, compose, find_symmetry, inverse, observe
 
 SMALL = {
     "vgg11_bn_cifar": {"width": 0.25},
@@ -146,18 +146,165 @@ def test_an_axis_is_free_only_where_its_order_does_not_matter(between: Any, free
     assert change(model, x, symmetry) < 1e-12
 
 
+def parted(x: Tensor) -> Tensor:
+    """Return 4 entries of 2 each: [B, 4, 2]."""
+    return x.reshape(len(x), 4, 2)
+
+
+def mixing(x: Tensor) -> Tensor:
+    """Return a matrix that mixes those 4 entries, and follows their order: [B, 4, 4]."""
+    mean = parted(x).mean(-1)
+    return (mean[:, :, None] * mean[:, None]).softmax(-1)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, **more: Any) -> Tensor:
+    return functional.scaled_dot_product_attention(q, k, v, **more)
+
+
+def turned(x: Tensor) -> Tensor:
+    return x.transpose(-2, -1)
+
+
+class Between(Net):
+    """Two linear layers with something in between, of whatever shape."""
+
+    def __init__(self, between: Any, width: int, out: int) -> None:
+        super().__init__(between)
+        self.first, self.last = nn.Linear(6, width), nn.Linear(out, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.between(self.first(x)).flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("between", "out"),
+    [
+        (lambda x: parted(x) @ turned(parted(x)), 16),
+        (lambda x: turned(turned(parted(x)) @ mixing(x)), 8),
+        (lambda x: turned((turned(parted(x))[:, :, None] @ mixing(x)[:1])[:, :, 0]), 8),
+        (lambda x: torch.baddbmm(mixing(x), parted(x), turned(parted(x))), 16),
+        (lambda x: functional.linear(parted(x), parted(x)[0]), 16),
+        (lambda x: functional.conv1d(parted(x)[0][..., None], parted(x)[1][..., None])[None].expand(4, 4, 4, 1), 16),
+        (lambda x: torch.einsum("bhd,bgd->bhg", parted(x), parted(x)), 16),
+        (lambda x: torch.einsum("bhd,bgd->bhd", parted(x), parted(x)), 8),
+        (lambda x: torch.einsum("bhd,bg->bgd", parted(x), parted(x).mean(-1)), 8),
+        (lambda x: attended(parted(x), parted(x), parted(x)), 8),
+        (lambda x: turned(attended(*[turned(parted(x))[..., None]] * 3)[..., 0]), 8),
+        (lambda x: parted(x).softmax(1) * parted(x).mean(-1, keepdim=True), 8),
+        (lambda x: turned(functional.layer_norm(turned(parted(x)), (4,))), 8),
+        (lambda x: turned(functional.group_norm(turned(parted(x)), 2)), 8),
+        (lambda x: turned(functional.batch_norm(turned(parted(x)), None, None, training=True)), 8),
+    ],
+)
+def test_what_meets_has_one_order(between: Any, out: int) -> None:
+    """What is inside of each of 4 entries meets what is inside of the others: no order of its own in each."""
+    model = shaken(Between(between, 8, out).double())
+    x = torch.randn(4, 6, dtype=torch.float64)
+    symmetry = find_symmetry(model, x)
+    assert sorted(space.size for space in symmetry.spaces()) == [2, 4]
+    assert all(space.within is None for space in symmetry.spaces())
+    assert change(model, x, symmetry) < 1e-8
+
+
+def test_what_does_not_meet_has_an_order_of_its_own() -> None:
+    model = shaken(Between(lambda x: torch.einsum("bhd,bhd->bh", parted(x), parted(x).relu()), 8, 4).double())
+    x = torch.randn(4, 6, dtype=torch.float64)
+    symmetry = find_symmetry(model, x)
+    assert [space.size for space in symmetry.spaces() if space.within is not None] == [2]
+    assert change(model, x, symmetry) < 1e-8
+
+
+def test_an_order_within_an_order_has_none_within() -> None:
+    """Two levels: three would be right, but are not what permutations [H, n] can tell."""
+
+    def between(x: Tensor) -> Tensor:
+        y = x.reshape(len(x), 2, 3, 4)
+        return y * y.mean(-1, keepdim=True) * y.mean((-1, -2), keepdim=True)
+
+    model = shaken(Between(between, 24, 24).double())
+    x = torch.randn(4, 6, dtype=torch.float64)
+    symmetry = find_symmetry(model, x)
+    assert {space.size: space.within and space.within.find().size for space in symmetry.spaces()} == {
+        2: None,
+        3: 2,
+        4: None,
+    }
+    permutations = symmetry.random(torch.Generator().manual_seed(0))
+    state = model.state_dict()
+    back = symmetry.permuted(symmetry.permuted(state, permutations), inverse(permutations))
+    assert all(torch.equal(back[key], state[key]) for key in state)
+    assert change(model, x, symmetry) < 1e-8
+
+
+def test_heads_that_share_keys_and_values_stay() -> None:
+    """Queries of 4 heads, keys and values of 2: channels may move, all heads' alike."""
+
+    def between(x: Tensor) -> Tensor:
+        q, k, v = (part.reshape(4, 5, -1, 4).transpose(1, 2) for part in x.split([16, 8, 8], -1))
+        return attended(q, k, v, enable_gqa=True)
+
+    model = shaken(Between(between, 32, 80).double())
+    x = torch.randn(4, 5, 6, dtype=torch.float64)
+    symmetry = find_symmetry(model, x)
+    assert [(space.size, space.within) for space in symmetry.spaces()] == [(4, None), (4, None)]
+    assert change(model, x, symmetry) < 1e-8
+
+
+def test_tokens_that_see_those_before_them_stay() -> None:
+    model = shaken(Between(lambda x: attended(*[x[..., None]] * 3, is_causal=True), 8, 8).double())
+    x = torch.randn(4, 6, dtype=torch.float64)
+    symmetry = find_symmetry(model, x)
+    assert symmetry.spaces() == []
+    assert change(model, x, symmetry) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("between", "out"),
+    [
+        (lambda x: functional.avg_pool2d(parted(x), (2, 1), (2, 1)), 4),
+        (lambda x: functional.adaptive_avg_pool1d(x, 4), 4),
+        (lambda x: functional.conv2d(parted(x), torch.ones(3, 4, 1, 2, dtype=x.dtype)).transpose(0, 1), 3),
+    ],
+)
+def test_an_image_without_an_axis_of_images(between: Any, out: int) -> None:
+    model = shaken(Between(between, 8, out).double())
+    x = torch.randn(4, 6, dtype=torch.float64)
+    symmetry = find_symmetry(model, x)
+    assert symmetry.unknown == []
+    assert symmetry.spaces() == []  # the units are places, or images
+    assert change(model, x, symmetry) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("between", "sizes"),
+    [
+        (lambda x: torch.cat([x[:, -100:4], x[:, 4:]], 1), [4, 4]),
+        (lambda x: torch.cat([x[:, 100:], x], 1), [8]),
+        (lambda x: torch.cat([x[:, -5:100], x[:, :3]], 1), [3, 5]),
+    ],
+)
+def test_a_slice_may_start_and_stop_outside(between: Any, sizes: list[int]) -> None:
+    model = shaken(Net(between).double())
+    x = torch.randn(4, 6, dtype=torch.float64)
+    symmetry = find_symmetry(model, x)
+    assert sorted(space.size for space in symmetry.spaces()) == sizes
+    assert change(model, x, symmetry) < 1e-8
+
+
 def test_an_unknown_operation_is_named() -> None:
     symmetry = find_symmetry(Net(lambda x: torch.special.entr(x.sigmoid())), torch.randn(2, 6))
     assert symmetry.unknown == ["special_entr"]
 
 
 def test_tied_weights_have_the_same_axes() -> None:
-    model = Net(functional.relu)
-    model.first, model.last = nn.Linear(6, 6), nn.Linear(6, 6)
-    model.last.weight = model.first.weight
-    symmetry = find_symmetry(shaken(model), torch.randn(2, 6))
-    assert change(model, torch.randn(2, 6), symmetry) < 1e-6
-    assert symmetry.spaces() == []  # the input's order is given, and so is the hidden one
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3))
+    model[4].weight = model[2].weight
+    x = torch.randn(2, 6, dtype=torch.float64)
+    symmetry = find_symmetry(shaken(model.double()), x)
+    (hidden,) = symmetry.spaces()  # in, between and out of the two: one
+    for name in ("2.weight", "4.weight"):
+        assert [list(axis.leaves()) for axis in symmetry.axes[name]] == [[hidden], [hidden]]
+    assert change(model, x, symmetry) < 1e-8
 
 
 # Spaces ---------------------------------------------------------------------------------------------------------------
@@ -303,6 +450,49 @@ def test_activation_matching_finds_a_permutation_again(name: str) -> None:
     assert wrong == 0
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_activations_alone_find_a_permutation_again(name: str) -> None:
+    torch.manual_seed(0)
+    model = shaken(timm.create_model(name, num_classes=10, **SMALL[name]))
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randn(32, 3, 32, 32, generator=draw)
+    symmetry = find_symmetry(model, images)
+    state = model.state_dict()
+    shuffled = symmetry.permuted(state, symmetry.random(draw))
+    seen = [observe(symmetry, weights, images) for weights in (state, shuffled)]
+    fixed, found = match_activations(symmetry, [dict, dict], seen)  # no weights to match by
+    again = observe(symmetry, symmetry.permuted(shuffled, compose(found, inverse(fixed))), images)
+    for key, value in seen[0].items():  # the weights themselves not where units are dead: those look alike
+        torch.testing.assert_close(again[key], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_net_of_less_precision_is_observed_in_that_of_the_images(dtype: torch.dtype) -> None:
+    model = timm.create_model("vgg11_bn_cifar", num_classes=10, width=0.125)
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    symmetry = find_symmetry(model, images)
+    low = {key: v.to(dtype) if v.is_floating_point() else v for key, v in model.state_dict().items()}
+    high = {key: v.float() if v.is_floating_point() else v for key, v in low.items()}
+    seen, wanted = observe(symmetry, low, images), observe(symmetry, high, images)
+    assert all(torch.equal(seen[name], wanted[name]) for name in wanted)
+
+
+def test_of_what_is_observed_some_places_are_kept() -> None:
+    model = timm.create_model("vgg11_bn_cifar", num_classes=10, width=0.125)
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    symmetry = find_symmetry(model, images)
+    assert symmetry.program is not None
+    args = [model.state_dict().get(str(spec.target), images) for spec in symmetry.program.graph_signature.input_specs]
+    few, all_of_it = (Watcher(symmetry.program.graph_module, symmetry.watched, places) for places in (20, 10**6))
+    with torch.no_grad():
+        few.run(*args)
+        all_of_it.run(*args)
+    assert list(few.seen) == list(symmetry.watched)
+    for name, value in few.seen.items():
+        assert value.untyped_storage().nbytes() <= value.shape[0] * 20 * 4
+        assert torch.equal(value, all_of_it.seen[name][:, :20])
+
+
 def test_what_is_observed_moves_with_the_permutation() -> None:
     model = shaken(timm.create_model("vit_tiny_cifar", num_classes=10, width=0.67))
     draw = torch.Generator().manual_seed(0)
@@ -352,7 +542,7 @@ def test_repair_gives_the_spreads_of_the_teachers_back() -> None:
     states = [{key: value.clone() for key, value in model.state_dict().items()} for model in models]
     images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     average = {key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]}
-    mended = repair(models[0], "head", average, states, [images])
+    mended = repair(models[0], "head", average, states, images)
     last = [name for name, module in models[0].named_modules() if isinstance(module, nn.Conv2d)][-1]
     wanted = torch.stack([spread_of(models[0], state, last, images) for state in states]).mean(0)
     before, after = (spread_of(models[0], dict(state), last, images) for state in (average, mended))

@@ -183,7 +183,10 @@ def test_a_head_with_other_classes(tmp_path: Path) -> None:
     error = fail([write(tmp_path / "x.safetensors", 7, classes=100), *texts])
     assert isinstance(error, CheckpointError)
     assert error.problems == ("x.safetensors: head.weight: got 100 classes, expected 10 as in a.safetensors",)
-    assert error.hint == "teachers share their classes: leave out those of other classes"
+    assert (
+        error.hint
+        == "teachers share their classes: leave out those of other classes, or join their heads with fuse --heads"
+    )
 
 
 def test_teachers_of_other_class_names(tmp_path: Path) -> None:

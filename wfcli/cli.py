@@ -12,6 +12,7 @@ from wfcli import commands, terminal
 from wfcli.errors import WfError, out_of_memory
 
 INTERRUPTED = {
+    "compare": "the same command with --resume goes on from the last draw",
     "finetune": "the same command with --resume goes on from the last saved step",
     "train-generator": "the same command with --resume goes on from the last saved step",
     "train-teachers": "the same command goes on: the teachers that are done are kept",
@@ -71,6 +72,7 @@ def _wfcli(
 app.command("fuse")(commands.fuse)
 app.command("eval")(commands.evaluate)
 # What is too many is refused by the command itself, which knows why.
+app.command("compare")(commands.compare)
 app.command("finetune", context_settings={"allow_extra_args": True})(commands.finetune)
 app.command("train-generator")(commands.train_generator)
 app.command("train-teachers")(commands.train_teachers)

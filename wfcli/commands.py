@@ -47,6 +47,17 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise typer.BadParameter(f"--weights: got {text!r}, expected numbers: 1,2,0.5") from None
 
 
+def _counts(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError:
+        raise typer.BadParameter(f"--counts: got {text!r}, expected whole numbers: 3,6") from None
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
 def _pairs(texts: list[str]) -> Iterator[tuple[str, float]]:
     for text in texts:
         name, _, value = text.partition("=")
@@ -72,6 +83,10 @@ def fuse(
     base: opt.BaseOption = None,
     weights: opt.TeacherWeights = None,
     param: opt.ParamOption = None,
+    set_: opt.SetOption = None,
+    heads: opt.HeadsOption = None,
+    candidates: opt.CandidatesOption = None,
+    time_budget: opt.TimeBudget = None,
     data: opt.OptionalDataOption = None,
     split: opt.SplitOption = "test",
     label_column: opt.LabelColumn = None,
@@ -86,6 +101,7 @@ def fuse(
     images: opt.ImagesOption = 1000,
     distill_steps: opt.DistillSteps = 100,
     distill_lr: opt.DistillRate = None,
+    recipe: opt.RecipeOption = None,  # its options are defaults by now
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
     as_json: opt.JsonOption = False,
@@ -107,6 +123,7 @@ def fuse(
         raise typer.BadParameter(f"{', '.join(given)}: of no use without --unlabelled")
     architecture = _architecture(arch, arch_arg)
     from wfcli.engine import fuse as engine
+    from wfcli.engine.filters import rules_of
 
     config = engine.FuseConfig(
         teachers=tuple(checkpoints),
@@ -117,6 +134,10 @@ def fuse(
         base=base,
         weights=None if weights is None else _numbers(weights),
         params=tuple(_pairs(param or [])),
+        rules=rules_of(set_ or []),
+        heads=heads,
+        methods=_words(candidates),
+        time_budget=time_budget,
         data=None if data is None else _data(data, label_column, classes),
         split=split,
         calibration_images=calibration_images,
@@ -171,6 +192,69 @@ def evaluate(
         device=device,
     )
     _run(engine.evaluate, config, report.compared, as_json)
+
+
+def compare(
+    checkpoints: opt.CheckpointsArgument,
+    arch: opt.ArchitectureOption,
+    data: opt.DataOption,
+    output: opt.OutputFolder,
+    arch_arg: opt.ArchitectureArgs = None,
+    numbers: opt.CountsOption = None,
+    seeds: opt.SeedsOption = 3,
+    candidates: opt.CandidatesOption = None,
+    generator: opt.GeneratorOption = None,
+    base: opt.BaseOption = None,
+    align: opt.AlignOption = "auto",
+    split: opt.SplitOption = "test",
+    label_column: opt.LabelColumn = None,
+    classes: opt.ClassesOption = None,
+    calibration_images: opt.CalibrationImages = 4096,
+    distill_steps: opt.CompareSteps = 0,
+    batch_size: opt.EvaluationBatch = 500,
+    resume: opt.ResumeOption = False,
+    seed: opt.SeedOption = 0,
+    device: opt.DeviceOption = "auto",
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Compare all merge methods, for several numbers of teachers and several draws of them.
+
+    DIR gets compare.json, compare.csv and compare.svg.
+
+    \b
+    Example:
+      wfcli compare 'zoo/*.safetensors' --arch vgg11_bn_cifar --data digits --counts 3,6 -o comparison
+    """
+    architecture = _architecture(arch, arch_arg)
+    from wfcli.engine import compare as engine
+    from wfcli.plots import draw_comparison
+
+    config = engine.CompareConfig(
+        teachers=tuple(checkpoints),
+        architecture=architecture,
+        data=_data(data, label_column, classes),
+        output=output,
+        counts=_counts(numbers),
+        seeds=seeds,
+        methods=_words(candidates),
+        generator=generator,
+        base=base,
+        align=align,
+        split=split,
+        calibration_images=calibration_images,
+        distill_steps=distill_steps,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        resume=resume,
+    )
+
+    def drawn(config: engine.CompareConfig, hooks: Hooks) -> engine.CompareResult:
+        result = engine.compare(config, hooks)
+        draw_comparison(result, output / "compare.svg", hooks)
+        return result
+
+    _run(drawn, config, report.methods_compared, as_json)
 
 
 def finetune(
@@ -371,13 +455,13 @@ def train_teachers(
 
 
 def _given(context: typer.Context, *names: str) -> list[str]:
-    """Return the flags of those parameters that stand on the command line: a default is no wish of the user's."""
+    """Return the flags of those parameters that stand on the command line or in a recipe: a default is no wish."""
     return [
         parameter.opts[-1]
         for parameter in context.command.params
         if parameter.name in names
         and (source := context.get_parameter_source(parameter.name)) is not None
-        and source.name == "COMMANDLINE"
+        and source.name in ("COMMANDLINE", "DEFAULT_MAP")  # the latter: a recipe
     ]
 
 
@@ -385,6 +469,7 @@ def inspect_checkpoints(
     checkpoints: opt.CheckpointsArgument,
     weights: opt.WeightsOption = False,
     plan: opt.PlanOption = False,
+    recipe: opt.RecipeFlag = False,
     as_json: opt.JsonOption = False,
 ) -> None:
     """Say what checkpoints hold, from their headers alone.
@@ -395,6 +480,11 @@ def inspect_checkpoints(
     """
     from wfcli.engine import inspect as engine
 
+    if recipe:
+        from wfcli.engine.recipe import read_recipes
+
+        _show({"recipes": read_recipes(checkpoints)}, report.recipes_shown, as_json)
+        return
     config = engine.InspectConfig(checkpoints=tuple(checkpoints), weights=weights, plan=plan)
     _run(engine.inspect, config, report.inspected, as_json)
 

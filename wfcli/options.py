@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from wfcli.recipe_file import take_recipe
+
 DATA = "Data"
 TRAINING = "Training"
 GENERATOR = "Generator"
@@ -82,7 +84,12 @@ ArchitectureArgs = Annotated[
 # Generator ---------------------------------------------------------------------------------------------------------
 
 MethodOption = Annotated[
-    str, typer.Option("--method", metavar="M", help="Merge method; [bold]wfcli methods[/] lists them.")
+    str,
+    typer.Option(
+        "--method",
+        metavar="M",
+        help="Merge method ([bold]wfcli methods[/] lists them), or auto: the best by the validation images.",
+    ),
 ]
 BaseOption = Annotated[
     str | None,
@@ -102,6 +109,73 @@ TeacherWeights = Annotated[
 ParamOption = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="K=V", help="A parameter of the method; repeat for more.", show_default=False),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATTERN:K=V",
+        help="Make some tensors otherwise: method (copy:0 and copy:base too), weights or a parameter; repeat for more.",
+        show_default=False,
+    ),
+]
+HeadsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--heads",
+        metavar="H",
+        help="Teachers with other classes: keep:N (the head of one), stack (one joint head) or drop.",
+        show_default=False,
+    ),
+]
+RecipeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE",
+        help="Take options from a TOML file, by the names of the flags; what stands here comes before it.",
+        callback=take_recipe,
+        is_eager=True,
+        show_default=False,
+    ),
+]
+RecipeFlag = Annotated[bool, typer.Option("--recipe", help="Print how a student was made, for fuse --recipe.")]
+CandidatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--methods",
+        metavar="M,M,...",
+        help="What --method auto tries. [dim]\\[default: all that teachers, base and images allow][/]",
+        show_default=False,
+    ),
+]
+CountsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--counts",
+        metavar="K,K,...",
+        help="Numbers of teachers to draw. [dim]\\[default: all of them][/]",
+        show_default=False,
+    ),
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Draws of each number of teachers.")]
+CompareSteps = Annotated[
+    int,
+    typer.Option(
+        "--distill-steps",
+        metavar="N",
+        min=0,
+        help="Also distil the ensemble, so many steps, from best teacher, soup and auto.",
+    ),
+]
+TimeBudget = Annotated[
+    float | None,
+    typer.Option(
+        "--time-budget",
+        metavar="S",
+        help="Seconds after which auto begins no other method. [dim]\\[default: no limit][/]",
+        show_default=False,
+    ),
 ]
 GeneratorOption = Annotated[
     str | None,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from wfcli.core.methods import Method
     from wfcli.core.sources import Pretrained
     from wfcli.engine.align import Alignment
+    from wfcli.engine.auto import Contest
+    from wfcli.engine.compare import CompareResult
+    from wfcli.engine.draws import Summary
     from wfcli.engine.evaluate import Comparison, Row
     from wfcli.engine.finetune import FinetuneResult
     from wfcli.engine.fuse import FuseResult
@@ -168,14 +171,73 @@ def fused(result: FuseResult) -> RenderableType:
         f"learnt from {result.unlabelled:,} images without labels" if result.unlabelled else None,
     )
     table = [] if result.comparison is None else [Text(), compared(result.comparison)]
+    tried = [] if result.contest is None else [Text(), *_tried(result.contest)]
     return _stack(
         _written(result.output, result.digest, result.seconds),
         made,
         None if result.regime is None else Text(result.regime),
         None if result.alignment is None else _alignment(result.alignment),
         None if result.weights is None else _shares(result.teachers, result.weights),
+        *tried,
         *table,
     )
+
+
+def _tried(contest: Contest) -> list[RenderableType]:
+    """Draw what `--method auto` tried: the chosen one is bold."""
+    table = _Table("", "validation top-1 %", f"{contest.split} top-1 %", "NLL", "time", "memory")
+    for one in contest.candidates:
+        chosen = one.method == contest.chosen
+        table.add_row(
+            _best(one.method, chosen),
+            _best("–" if one.validation is None else percent(one.validation), chosen),
+            _best("–" if one.test is None else percent(one.test), chosen),
+            "" if one.nll is None else f"{one.nll:.3f}",
+            duration(one.seconds),
+            "" if one.memory is None else megabytes(one.memory),
+        )
+    notes = [_dim(f"{one.method}: {one.note}") for one in contest.candidates if one.note]
+    said = f"{contest.chosen}: chosen on {contest.images:,} validation images, from which no method has learned"
+    return [table, *notes, _dim(said)]
+
+
+def methods_compared(result: CompareResult) -> RenderableType:
+    """Draw the table of `wfcli compare`: accuracy of every method for every number of teachers, time and memory."""
+    counts = list(dict.fromkeys(one.count for one in result.summary))
+    found = {(one.count, one.method): one for one in result.summary}
+    names = list(dict.fromkeys(one.method for one in result.summary))
+    draws = len({(line.count, line.seed) for line in result.lines}) // max(1, len(counts))
+    table = _Table("", *(f"K = {count}: top-1 %" for count in counts), "time", "memory")
+    best = {
+        count: max((one.test or 0.0 for one in result.summary if one.count == count), default=0.0) for count in counts
+    }
+    for name in names:
+        cells = [found.get((count, name)) for count in counts]
+        last = next(one for one in reversed(cells) if one is not None)
+        table.add_row(
+            name,
+            *(_best(_level(one), one is not None and one.test == best[one.count]) for one in cells),
+            duration(last.seconds),
+            "" if last.memory is None else megabytes(last.memory),
+        )
+    heading = _line(result.architecture, f"{result.data}, {result.split} split", f"{draws} draws of teachers")
+    note = "± half the 95 % interval of the mean over the draws; time and memory: median of the last column"
+    left = dict.fromkeys((line.method, line.note) for line in result.lines if line.validation is line.test is None)
+    return _stack(
+        Text.assemble((str(result.output), "bold"), f" · {duration(result.seconds)}"),
+        heading,
+        Text(),
+        table,
+        *(_dim(f"{method}: {why}") for method, why in left),
+        _dim(note),
+    )
+
+
+def _level(one: Summary | None) -> str:
+    if one is None or one.made == 0:
+        return "–"
+    level = one.test if one.test is not None else one.validation
+    return percent(level or 0.0) + ("" if one.half is None else f" ± {percent(one.half)}")
 
 
 def _alignment(alignment: Alignment) -> Text:
@@ -284,6 +346,12 @@ def generator_trained(result: TrainGeneratorResult) -> RenderableType:
     )
 
 
+def recipes_shown(result: Mapping[str, Mapping[str, str]]) -> str:
+    """Write the recipes of students as TOML, one after the other, each under its name where there are several."""
+    recipes = result["recipes"]
+    return "\n\n".join(f"# {name}\n{text}" if len(recipes) > 1 else text for name, text in recipes.items())
+
+
 def inspected(result: InspectResult) -> RenderableType:
     """Draw one row a checkpoint, who made it, and what the weights say where they were read."""
     # Most files are in timm's layout: the column stands there only for others, it would take the names their place.
@@ -365,6 +433,7 @@ def methods_listed(result: Mapping[str, Mapping[str, Method]]) -> RenderableType
             ["--base"] * (method.base == "must")
             + ["--data or --unlabelled"] * (method.data == "images")
             + ["--data"] * (method.data == "labels")
+            + ["alignment"] * method.align
         )
         takes = ["--base"] * (method.base == "may") + ["--weights"] * method.weights
         takes += [f"{param}={value:g}" for param, value in method.params.items()]
@@ -375,7 +444,9 @@ def methods_listed(result: Mapping[str, Mapping[str, Method]]) -> RenderableType
 
 def listed(result: Mapping[str, Sequence[Pretrained]]) -> RenderableType:
     """Draw the generators that come with wfcli."""
-    table = _Table("generator", "preset", "trained on")
+    table = _Table("generator", "preset")
+    table.columns[0].overflow, table.columns[0].no_wrap = "ellipsis", True
+    table.add_column("trained on", overflow="fold", ratio=1)
     for generator in result["pretrained"]:
         config = generator.config
         table.add_row(

@@ -202,6 +202,7 @@ class WeightFormer(
         if key not in self.prior:
             return tensor
         shift: Tensor = self.prior[key]
+        tensor = tensor.reshape(shift.shape)  # of no channels: position embeddings come as one row
         return tensor * shift.exp() if name.endswith("running_var") else tensor + shift  # a variance stays positive
 
 

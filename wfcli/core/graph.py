@@ -40,6 +40,7 @@ class Tracer:
         self.module, self.rules = module, rules
         self.values: dict[torch.fx.Node, Any] = {}
         self.unknown: list[str] = []
+        self.apart: list[tuple[Space, Axes]] = []  # see `keep_apart`
 
     def fresh(self, node: torch.fx.Node, fixed: bool = False) -> Any:
         """Return new spaces for what a node gives."""
@@ -68,6 +69,10 @@ class Tracer:
         elif isinstance(value, list | tuple):
             for part in value:
                 self.fix_all(part)
+
+    def keep_apart(self, axes: Axes, mixed: Axes) -> None:
+        """Let nothing in some axes have an order of its own in every entry of `mixed`, whose entries meet here."""
+        self.apart += [(axis, mixed) for axis in axes]
 
     def step(self, node: torch.fx.Node) -> None:
         """Find the value of a node that is neither given nor the output."""

@@ -28,9 +28,8 @@ REDUCTIONS = frozenset([
 ])  # fmt: skip
 SPATIAL = frozenset([
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool1d", "avg_pool2d",
-    "interpolate", "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "upsample_bicubic2d",
-    "upsample_bicubic2d_aa", "upsample_bilinear2d", "upsample_bilinear2d_aa", "upsample_nearest2d",
-    "upsample_nearest_exact2d",
+    "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "upsample_bicubic2d", "upsample_bicubic2d_aa",
+    "upsample_bilinear2d", "upsample_bilinear2d_aa", "upsample_nearest2d", "upsample_nearest_exact2d",
 ])  # fmt: skip
 ALONG = frozenset([
     "log_softmax", "normalize", "softmax",
@@ -68,15 +67,18 @@ def do_reduce(tracer: Tracer, node: torch.fx.Node, axes: Axes, *args: Any, **mor
 
 
 def do_spatial(tracer: Tracer, node: torch.fx.Node, axes: Axes, *args: Any, **more: Any) -> Any:
-    """Keep images and channels; places are fixed."""
-    tracer.fix_all(axes[2:])
+    """Keep images, where there is more than one, and channels; places are fixed."""
+    count = 1 if "1d" in operation(node) else 2
+    tracer.fix_all(axes[-count:])
     value = node.meta["val"]
     first = value if isinstance(value, Tensor) else value[0]
-    result = [*axes[:2], *(Space(int(size), fixed=True) for size in first.shape[2:])]
+    result = [*axes[:-count], *(Space(int(size), fixed=True) for size in first.shape[-count:])]
     return result if isinstance(value, Tensor) else [result for _ in value]
 
 
-def do_along(tracer: Tracer, node: torch.fx.Node, axes: Axes, *args: Any, **more: Any) -> Any:
+def do_along(tracer: Tracer, node: torch.fx.Node, axes: Axes, dim: int, *rest: Any, **more: Any) -> Any:
+    along = axes[dim]
+    tracer.keep_apart([axis for axis in axes if axis is not along], [along])
     return axes
 
 
@@ -88,6 +90,7 @@ def do_linear(tracer: Tracer, node: torch.fx.Node, x: Axes, weight: Axes, bias: 
     unify(x[-1], weight[-1])
     if bias is not None:
         unify(bias[0], weight[0])
+    tracer.keep_apart([*x, *weight[:-1]], weight)
     return [*x[:-1], *weight[:-1]]
 
 
@@ -95,23 +98,25 @@ def do_conv2d(
     tracer: Tracer, node: torch.fx.Node, x: Axes, weight: Axes, bias: Axes | None = None, *rest: Any, groups: int = 1
 ) -> Axes:
     groups = rest[3] if len(rest) > 3 else groups
-    tracer.fix_all([x[2:], weight[2:]])
-    if groups == 1:
-        unify(x[1], weight[1])
-    else:
-        group = Space(groups)
-        unify(x[1], product([group, weight[1]]))
-        unify(weight[0], product([group, Space(weight[0].size // groups)]))
+    places = len(weight) - 2
+    images, channels = x[: -places - 1], x[-places - 1]  # a single image may come without an axis of its own
+    tracer.fix_all([x[-places:], weight[2:]])
+    group, own = Space(groups), Space(weight[0].size // groups)
+    unify(channels, product([group, weight[1]]))
+    unify(weight[0], product([group, own]))
     if bias is not None:
         unify(bias[0], weight[0])
-    sizes = node.meta["val"].shape[2:]
-    return [x[0], weight[0], *(Space(int(size), fixed=True) for size in sizes)]
+    tracer.keep_apart([*images, group, weight[1], own], [weight[1], own])
+    sizes = node.meta["val"].shape[-places:]
+    return [*images, weight[0], *(Space(int(size), fixed=True) for size in sizes)]
 
 
 def do_batch_norm(tracer: Tracer, node: torch.fx.Node, x: Axes, *vectors: Any, **more: Any) -> Axes:
     for vector in (*vectors[:4], *more.values()):
         if isinstance(vector, list):
             unify(x[1], vector[0])
+    if more.get("training", vectors[4] if len(vectors) > 4 else False):  # the images' own statistics
+        tracer.keep_apart([x[1]], [x[0], *x[2:]])
     return x
 
 
@@ -121,6 +126,7 @@ def do_layer_norm(
     for vector in (weight, bias):
         for mine, theirs in zip(x[-len(shape) :], vector or [], strict=False):
             unify(mine, theirs)
+    tracer.keep_apart(x[: -len(shape)], x[-len(shape) :])
     return x
 
 
@@ -130,8 +136,9 @@ def do_group_norm(
     for vector in (weight, bias):
         if isinstance(vector, list):
             unify(x[1], vector[0])
-    if 1 < groups < x[1].size:
-        unify(x[1], product([Space(groups), Space(x[1].size // groups)]))
+    group, own = Space(groups), Space(x[1].size // groups)
+    unify(x[1], product([group, own]))
+    tracer.keep_apart([x[0], group], [own, *x[2:]])
     return x
 
 
@@ -144,6 +151,8 @@ def do_matmul(tracer: Tracer, node: torch.fx.Node, a: Axes, b: Axes) -> Any:
         for mine, theirs in zip(reversed(front), reversed(axes), strict=False):
             if mine.size == theirs.size:
                 unify(mine, theirs)
+    mixed = [a[-2], a[-1], b[-1]]
+    tracer.keep_apart([*front, *mixed], mixed)
     return [*front, a[-2], b[-1]]
 
 
@@ -161,11 +170,17 @@ def do_scaled_dot_product_attention(
     mask = more.get("attn_mask", mask)
     unify(q[-1], k[-1])
     unify(k[-2], v[-2])
+    if more.get("is_causal", rest[1] if len(rest) > 1 else False):  # tokens have an order
+        tracer.fix_all([q[-2], k[-2]])
     result: Axes = [*tracer.fresh(node)[:-2], q[-2], v[-1]]
     for axes in (q, k, v):
-        for mine, theirs in zip(result[:-2], axes[:-2], strict=True):
+        for mine, theirs in zip(reversed(result[:-2]), reversed(axes[:-2]), strict=False):
             if mine.size == theirs.size:
                 unify(mine, theirs)
+            elif theirs.size > 1:  # heads of queries that share one of keys and values
+                tracer.fix_all([mine, theirs])
+    mixed = [q[-2], q[-1], k[-2], v[-1]]
+    tracer.keep_apart([*result[:-2], *mixed], mixed)
     if isinstance(mask, list):
         for mine, theirs in zip(reversed([*result[:-1], k[-2]]), reversed(mask), strict=False):
             if mine.size == theirs.size:
@@ -183,6 +198,10 @@ def do_einsum(tracer: Tracer, node: torch.fx.Node, equation: str, values: Sequen
             if known.setdefault(letter, axis).size != axis.size:
                 return tracer.not_understood(node)
             unify(known[letter], axis)
+    for letter, axis in known.items():
+        beside = [term for term in (*left.split(","), right) if letter in term]
+        lone = [other for other in known if 0 < sum(other in term for term in beside) < len(beside)]
+        tracer.keep_apart([axis], [known[other] for other in lone])
     return [known[letter] for letter in right]
 
 

@@ -105,7 +105,7 @@ def do_slice(
     if step != 1:
         fix(x[dim])
         return [*x[:dim], Space(left, fixed=True), *x[dim + 1 :]]
-    start = 0 if start is None else start + size if start < 0 else start
+    start = 0 if start is None else min(size, max(0, start + size if start < 0 else start))
     return [*x[:dim], cut(x[dim], [start, left, size - start - left])[1], *x[dim + 1 :]]
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from wfcli.core.devices import training_autocast
 from wfcli.core.layouts import STATISTICS
@@ -23,7 +24,7 @@ from wfcli.core.training import BatchOrder
 
 State = Mapping[str, Tensor]
 BATCH = 128
-FISHER_FLOOR = 1e-8  # of the mean curvature of a tensor: where nobody knows anything, the soup
+FISHER_FLOOR = 1e-8  # of a tensor's mean curvature, for all teachers alike: where none knows anything, the soup
 
 
 def fisher(model: nn.Module, states: Sequence[State], images: Tensor, seed: int = 0) -> dict[str, Tensor]:
@@ -38,10 +39,12 @@ def fisher(model: nn.Module, states: Sequence[State], images: Tensor, seed: int 
     for state in states:
         for name, own in information(model, state, images, seed).items():
             if name in total:
-                own = own + FISHER_FLOOR * own.mean() + 1e-30
                 total[name] += own * state[name].float()
                 share[name] += own
-    return {**student, **{name: tensor / share[name] for name, tensor in total.items()}}
+    for name, tensor in total.items():
+        floor = FISHER_FLOOR * share[name].mean() + 1e-30
+        student[name] = (tensor + floor * student[name]) / (share[name] + floor)
+    return student
 
 
 def information(model: nn.Module, state: State, images: Tensor, seed: int) -> dict[str, Tensor]:
@@ -175,7 +178,9 @@ def _by_gradient(
             for row, name in enumerate(names)
         }
 
-    model.train()
+    model.eval()  # no dropout
+    for module in model.modules():
+        module.training = isinstance(module, _BatchNorm)
     for step in range(steps):
         rows = order.indices(step)
         with training_autocast(images.device, model):

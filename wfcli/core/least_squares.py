@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import unfold
+from torch.nn.functional import pad, unfold
 
 from wfcli.core.plan import LayerPlan, LayerSpec
 
@@ -30,7 +30,8 @@ def least_squares(
 ) -> dict[str, Tensor]:
     """Return the student (the average of its aligned teachers) with layers fitted to the teachers' on images [B, ...].
 
-    `model` is one of the architecture, whatever its weights. Convolutions and linear layers are fitted; those that run
+    `model` is one of the architecture, whatever its weights; `plan` has batch norms where they take a layer's output as
+    it is (`with_own_norms`). Convolutions and linear layers are fitted; those that run
     in another way than once a pass, or are of a kind of their own, stay as they are, and so do norms without a layer
     before them. Where a batch norm follows it takes the statistics that the fitted layer has on these images.
     """
@@ -146,22 +147,34 @@ def inputs(module: nn.Module, x: Tensor, groups: int) -> Tensor:
     if not isinstance(module, nn.Conv2d):
         flat = x.flatten(0, -2)
         return flat[places(len(flat))].float()[None]
-    assert not isinstance(module.padding, str)
+    around = _padding(module)
+    if any(around):
+        x = pad(x, around, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
     size = [
-        (x.shape[2 + i] + 2 * module.padding[i] - module.dilation[i] * (module.kernel_size[i] - 1) - 1)
-        // module.stride[i] + 1
-        for i in (0, 1)
-    ]  # fmt: skip
+        (x.shape[2 + i] - module.dilation[i] * (module.kernel_size[i] - 1) - 1) // module.stride[i] + 1 for i in (0, 1)
+    ]
     each = size[0] * size[1]
     chosen = places(len(x) * each)
     found = []
     for begin in range(0, len(x), AT_ONCE):
         part = x[begin : begin + AT_ONCE]
         here = chosen[(chosen >= begin * each) & (chosen < (begin + len(part)) * each)] - begin * each
-        patches = unfold(part.float(), module.kernel_size, module.dilation, module.padding, module.stride)
+        patches = unfold(part.float(), module.kernel_size, module.dilation, 0, module.stride)
         found.append(patches.movedim(1, 2).flatten(0, 1)[here])  # [places of the part, G * F]
     rows = torch.cat(found)
     return rows.reshape(len(rows), groups, -1).movedim(1, 0)
+
+
+def _padding(module: nn.Conv2d) -> list[int]:
+    """Return what a convolution puts around its input: left, right, above, below."""
+    around = []
+    for axis in (1, 0):
+        whole = module.dilation[axis] * (module.kernel_size[axis] - 1)
+        if module.padding == "same":
+            around += [whole // 2, whole - whole // 2]
+        else:
+            around += [0, 0] if isinstance(module.padding, str) else [module.padding[axis]] * 2
+    return around
 
 
 def _last(module: nn.Module, output: Tensor) -> Tensor:

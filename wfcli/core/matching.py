@@ -42,6 +42,7 @@ def match_weights(
     The order of the spaces decides where the search ends: of `tries` random ones the best is kept.
     """
     start = Search(symmetry, state, target)
+    del state  # as it moves, what it was goes
     if start.is_near():  # fine-tunes of one base: whatever else a search would find first is farther
         tries = 1
     else:
@@ -69,7 +70,7 @@ def match_all(
     and then each to the mean of the others, until none moves (MergeMany, algorithm 3 of the paper). There are no
     chains: from one net to another it is the same permutation straight and by way of a third.
 
-    `nets` give the weights to match by, anew each time: beside one of them the sum of all and a mean are in memory.
+    `nets` give the weights to match by, anew each time: beside one of them the sum of the others is in memory.
     `progress` is told how many searches are through, and of how many at least.
     """
     found = [symmetry.identity() for _ in nets]
@@ -80,29 +81,28 @@ def match_all(
         progress(number, steps)
     middle = _nearest(symmetry, nets, found)
     if middle:
-        target = symmetry.permuted(nets[middle](), found[middle])
+        target = _placed(symmetry, nets[middle], found[middle])
         for number in (number for number in range(len(nets)) if number != middle):
-            search = Search(symmetry, symmetry.permuted(nets[number](), found[number]), target)
+            search = Search(symmetry, _placed(symmetry, nets[number], found[number]), target)
             search.go_on(seed)
             found[number] = compose(found[number], search.found)
     del target
     progress(len(nets) - 1, steps)
     total: dict[str, Tensor] = {}
     for net, permutations in zip(nets, found, strict=True):
-        for name, tensor in symmetry.permuted(net(), permutations).items():
-            total[name] = total[name] + tensor if name in total else tensor.clone()
+        _add(total, _placed(symmetry, net, permutations))
     for sweep in range(ROUNDS if len(nets) > 2 else 0):
         better, reached = 0.0, 0.0
         for number, net in enumerate(nets):
-            own = symmetry.permuted(net(), found[number])
-            others = {name: (total[name] - tensor) / (len(nets) - 1) for name, tensor in own.items()}
-            search = Search(symmetry, own, others)
+            own = _placed(symmetry, net, found[number])
+            _add(total, own, -1)  # the sum of the others
+            search = Search(symmetry, own, total)
             before = search.similarity()
             if search.go_on(seed):
                 better += search.similarity() - before
                 found[number] = compose(found[number], search.found)
-                for name, tensor in search.moved.items():
-                    total[name] += tensor - own[name]
+            _add(total, search.moved)
+            del own, search
             reached += before
             if not sweep:
                 progress(len(nets) - 1 + max(number, 1), steps)
@@ -113,6 +113,22 @@ def match_all(
     stays = middle if max(alike) == 1 else alike.index(max(alike))  # with all nets of its base
     back = inverse(found[stays])
     return [compose(permutations, back) for permutations in found]
+
+
+def _placed(symmetry: Symmetry, net: Callable[[], State], permutations: Permutations) -> dict[str, Tensor]:
+    """Return a net's weights in another order; there is never a second set of them in memory."""
+    weights = dict(net())
+    for name in weights:
+        weights[name] = symmetry.permuted({name: weights[name]}, permutations)[name]
+    return weights
+
+
+def _add(total: dict[str, Tensor], weights: State, sign: int = 1) -> None:
+    for name, tensor in weights.items():
+        if name in total:
+            total[name].add_(tensor, alpha=sign)
+        else:
+            total[name] = tensor.clone()
 
 
 def _equal(one: Permutations, other: Permutations) -> bool:
@@ -139,9 +155,9 @@ def _nearest(symmetry: Symmetry, nets: Sequence[Callable[[], State]], found: Seq
     """Return the number of the net with the largest inner product to the sum of the others, all in one frame."""
     products = torch.zeros(len(nets), len(nets))
     for i in range(len(nets)):
-        one = symmetry.permuted(nets[i](), found[i])
+        one = _placed(symmetry, nets[i], found[i])
         for j in range(i):
-            other = symmetry.permuted(nets[j](), found[j])
+            other = _placed(symmetry, nets[j], found[j])
             products[i, j] = products[j, i] = sum(float((one[name] * other[name]).sum()) for name in one)
     return int(products.sum(1).argmax())
 

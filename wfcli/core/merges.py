@@ -23,6 +23,7 @@ from wfcli.core.pieces import in_pieces
 EPS = 1e-12
 TURNS = 10  # of the Karcher mean, as in mergekit
 STILL = 1e-5  # of it: a smaller step is the last
+OPPOSITE = -1 + 1e-6  # cosine below which there is no shortest way to go
 PARALLEL = 0.9995  # cosine above which there is no great circle to speak of
 
 
@@ -130,6 +131,8 @@ def karcher(versions: Versions) -> Tensor:
     mean = mean / length if length >= STILL else torch.eye(len(share), dtype=torch.float64)[int(valid.float().argmax())]
     for _ in range(TURNS):
         along = (cosines @ mean).clamp(-1, 1)
+        if bool((along[valid] < OPPOSITE).any()):  # of opposite directions none is the mean
+            return torch.tensor([*versions.weights, 0.0])
         angle = torch.arccos(along)
         pull = torch.where((angle >= STILL) & valid, share * angle / angle.sin().clamp_min(EPS), 0.0)
         step = pull - (pull * along).sum() * mean
@@ -150,14 +153,15 @@ def task_arithmetic(versions: Versions) -> Tensor:
 def model_stock(versions: Versions) -> Tensor:
     """Go from the base towards the mean by N cos / (1 + (N - 1) cos), with the mean cosine of what was learned.
 
-    Jang et al. 2024, 2403.19522, section 4.2. Teachers that have learned opposite things give the base.
+    Jang et al. 2024, 2403.19522, section 4.2. Teachers that have learned opposite things, on the whole, give the base:
+    below 0 the rule has a pole.
     """
     gram, count = products(versions, centred=True), len(versions.teachers)
     lengths = gram.diagonal().clamp_min(0).sqrt()
-    cosines = (gram / (lengths[:, None] * lengths).clamp_min(1e-6)).clamp(-1, 1)
-    cosine = float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
-    below = 1 + (count - 1) * cosine
-    share = 0.0 if abs(below) < 1e-6 else count * cosine / below
+    both = lengths[:, None] * lengths
+    cosines = torch.where(both > 0, gram / both.clamp_min(1e-300), 0.0).clamp(-1, 1)
+    cosine = max(0.0, float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))))
+    share = count * cosine / (1 + (count - 1) * cosine)
     return torch.tensor([*[share / count] * count, 1 - share], dtype=torch.float64)
 
 

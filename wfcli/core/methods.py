@@ -25,6 +25,7 @@ class Method:
     paper: str = ""  # arXiv number
     base: Literal["", "may", "must"] = ""  # takes the teachers' common ancestor (may: without it, their mean)
     data: Literal["", "images", "labels"] = ""  # what it learns from
+    align: bool = False  # for independent teachers: always brings them into one frame
     weights: bool = False  # takes --weights
     params: Mapping[str, float] = field(default_factory=dict)  # its own, with their defaults
 
@@ -84,10 +85,15 @@ METHODS = {
         data="images",
         params={"start": 0.3, "steps": 100, "lr": 0.01},
     ),
+    "aligned-soup": Method("independent teachers: the mean in one frame, as it is", "2209.04836", align=True),
+    "repair": Method(
+        "the same, its units given back the spread that averaging takes (soup does so too)", "2211.08403", align=True
+    ),
     "least-squares": Method("the soup, layers fitted to the teachers' on images", "2407.02447", data="images"),
 }
 
-WHOLE = ("weightformer", "soup", *(name for name, method in METHODS.items() if method.data))  # see the net as a whole
+# Those that see the net as a whole.
+WHOLE = ("weightformer", "soup", *(name for name, method in METHODS.items() if method.data or method.align))
 TENSORWISE = frozenset(METHODS) - frozenset(WHOLE)  # those of `merges`
 
 

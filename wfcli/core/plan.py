@@ -10,7 +10,7 @@ embeddings, class tokens, layer scale) is a spec of one channel: all of it is on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -55,9 +55,15 @@ class LayerPlan:
     specs: tuple[LayerSpec, ...]
     norms: frozenset[str]  # class of normalisation in the net: "batch", "layer", "other"; empty for none
 
+    def unlinked(self) -> LayerPlan:
+        """Return the plan with no layer tied to another."""
+        return replace(self, specs=tuple(replace(spec, columns=None) for spec in self.specs))
+
 
 def plan_layers(model: nn.Module, head: str) -> LayerPlan:
-    """Derive the layer plan from a model (an empty one on the meta device will do).
+    """Derive the layer plan from a model (an empty one on the meta device will do), by the order of definition.
+
+    `graph_plan` corrects it by the graph.
 
     `head` is the module name of the classifier. Modules are taken in the order of definition, which is the forward
     order in timm. A batch norm belongs to the convolution or linear layer before it; a layer norm, which in a

@@ -30,18 +30,23 @@ class Spread:
 
 
 def repair(
-    model: nn.Module, head: str, student: State, teachers: Sequence[State], images: Sequence[Tensor]
+    model: nn.Module,
+    head: str,
+    student: State,
+    teachers: Sequence[State],
+    images: Tensor,
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Tensor]:
-    """Return the student with the means and spreads that its aligned teachers have on some images, [B, ...] each.
+    """Return the student with the means and spreads that its aligned teachers have, by `weights`, on images [B, ...].
 
-    `model` is one of the architecture, whatever its weights; `head`, the module of the classifier, stays as it is. A
-    layer without a bias keeps its mean.
+    `model` is one of the architecture, whatever its weights; `head`, the module of the classifier, stays as it is. The
+    mean of a layer without a bias goes with its spread. Layers that compute their weights from others (standardised
+    convolutions), or run in another way than once a pass, stay as they are.
     """
-    names = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d) and name != head
-    ]
+    names = [name for name, module in model.named_modules() if type(module) in (nn.Linear, nn.Conv2d) and name != head]
     seen = [spreads(model, state, names, images) for state in teachers]
-    wanted = {name: _mean([one[name] for one in seen]) for name in names}
+    names = [name for name in names if all(name in one for one in seen)]
+    wanted = {name: _mean([one[name] for one in seen], weights) for name in names}
     had = spreads(model, student, names, images, wanted)
     repaired = dict(student)
     for name in names:
@@ -53,19 +58,22 @@ def repair(
     return repaired
 
 
-def lengthened(plan: LayerPlan, student: State, teachers: Sequence[State]) -> dict[str, Tensor]:
+def lengthened(
+    plan: LayerPlan, student: State, teachers: Sequence[State], weights: Sequence[float] | None = None
+) -> dict[str, Tensor]:
     """Return the student with the spreads that its aligned teachers have, as far as weights tell: without images.
 
     On inputs that vary alike in all directions a unit's output varies as the length of its row. The average of T rows
     is shorter than they are. A norm behind it learns that (its running variance shrinks by the square); without one the
-    row gets the teachers' mean square length back. The head stays as it is.
+    row gets the teachers' mean square length back, by `weights`. The head stays as it is.
     """
     mended = dict(student)
+    shares = _shares(teachers, weights)
     for spec in plan.specs:
         if spec.weight is None or spec.kind in ("head", "free"):
             continue
         own = _square(student[spec.weight])
-        wanted = torch.stack([_square(teacher[spec.weight]) for teacher in teachers]).mean(0)
+        wanted = shares @ torch.stack([_square(teacher[spec.weight]) for teacher in teachers])
         ratio = torch.where(own > LEAST_SPREAD**2 * wanted, wanted / own.clamp_min(1e-30), 1.0)
         if spec.running_var is not None:
             mended[spec.running_var] = student[spec.running_var] / ratio
@@ -79,8 +87,13 @@ def _square(weight: Tensor) -> Tensor:
     return weight.float().flatten(1).square().sum(1)
 
 
-def _mean(spreads: Sequence[Spread]) -> Spread:
-    return Spread(*(torch.stack(values).mean(0) for values in ([s.mean for s in spreads], [s.std for s in spreads])))
+def _shares(nets: Sequence[object], weights: Sequence[float] | None) -> Tensor:
+    return torch.full((len(nets),), 1 / len(nets)) if weights is None else torch.tensor(weights, dtype=torch.float32)
+
+
+def _mean(spreads: Sequence[Spread], weights: Sequence[float] | None) -> Spread:
+    shares = _shares(spreads, weights)
+    return Spread(*(shares @ torch.stack(one) for one in ([s.mean for s in spreads], [s.std for s in spreads])))
 
 
 def ratio(wanted: Spread, had: Spread) -> Tensor:
@@ -94,23 +107,22 @@ def spreads(
     model: nn.Module,
     state: State,
     names: Iterable[str],
-    images: Sequence[Tensor],
+    images: Tensor,
     wanted: Mapping[str, Spread] | None = None,
 ) -> dict[str, Spread]:
-    """Measure the outputs of some layers of a net; with `wanted` each layer is mended before the next one sees it."""
-    model.load_state_dict(dict(state))
+    """Measure the outputs of layers that run once a pass; with `wanted` each is mended before the next one sees it."""
+    model.load_state_dict(dict(state), strict=False)  # a file may lack the counters of batch norms
     model.eval()
-    sums: dict[str, list[Tensor]] = {}
+    found: dict[str, list[Spread]] = {}
 
     def hook(name: str) -> Callable[..., Tensor | None]:
         def look(module: nn.Module, _: object, output: Tensor) -> Tensor | None:
             channels = 1 if isinstance(module, nn.Conv2d) else output.dim() - 1
             flat = output.movedim(channels, 0).flatten(1).double()
-            part = torch.stack([flat.sum(1), flat.square().sum(1), torch.full_like(flat[:, 0], flat.shape[1])])
-            sums.setdefault(name, []).append(part)
+            own = Spread(flat.mean(1).float(), flat.std(1, correction=0).float())
+            found.setdefault(name, []).append(own)
             if wanted is None:
                 return None
-            own = _spread(part)
             shape = [-1 if i == channels else 1 for i in range(output.dim())]
             factor = ratio(wanted[name], own)
             shift = wanted[name].mean if module.bias is not None else own.mean * factor
@@ -119,13 +131,7 @@ def spreads(
         return look
 
     handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
-    for x in images:
-        model(x)
+    model(images)
     for handle in handles:
         handle.remove()
-    return {name: _spread(torch.stack(parts).sum(0)) for name, parts in sums.items()}
-
-
-def _spread(sums: Tensor) -> Spread:
-    mean = sums[0] / sums[2]
-    return Spread(mean.float(), (sums[1] / sums[2] - mean.square()).clamp_min(0).sqrt().float())
+    return {name: each[0] for name, each in found.items() if len(each) == 1}

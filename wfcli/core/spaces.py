@@ -277,11 +277,17 @@ def places(space: Space) -> Iterator[tuple[Space, Tensor]]:
                 yield leaf, spots.flatten(2)
 
 
-def find_private(axes: Iterable[Sequence[Space]], values: Iterable[Sequence[Space]]) -> None:
+def find_private(
+    axes: Iterable[Sequence[Space]],
+    values: Iterable[Sequence[Space]],
+    apart: Iterable[tuple[Space, Sequence[Space]]],
+) -> None:
     """Let leaves move within each entry of another, where nothing stands in the way: channels of a head, say.
 
     `axes` are those of each tensor, `values` those of all that is computed. A leaf d may have a permutation of its own
-    in every entry of h where each tensor with d has it as h x d, and each value with d has one h, too.
+    in every entry of h where each tensor with d has it as h x d, and each value with d has one h, too. No operation may
+    bring one entry of h together with another, as a product does in which not both factors have h as a batch: `apart`
+    are the axes of which d is one, with those of which h must not be one.
     """
     before: dict[Space, set[Space | None]] = {}
     for tensor in axes:
@@ -295,9 +301,19 @@ def find_private(axes: Iterable[Sequence[Space]], values: Iterable[Sequence[Spac
             h = private.get(d)
             if previous is not h and h is not None and count[h] != 1:
                 del private[d]
+    for axis, mixed in apart:
+        met = {leaf for other in mixed for leaf in other.leaves()}
+        for d, previous in _leaves_and_previous([axis]):
+            h = private.get(d)
+            if previous is not h and h is not None and h in met:
+                del private[d]
     for d, h in private.items():
-        if h is not None and not h.fixed:
+        if h is not None and not h.fixed and not _is_free(private.get(h)):  # one within another, not three
             d.within = h
+
+
+def _is_free(leaf: Space | None) -> bool:
+    return leaf is not None and not leaf.fixed
 
 
 def _leaves_and_previous(axes: Sequence[Space]) -> list[tuple[Space, Space | None]]:

@@ -8,7 +8,7 @@ known here fixes all axes that reach it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -125,7 +125,7 @@ def find_symmetry(model: nn.Module, example: Tensor) -> Symmetry:
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name not in axes and id(tensor) in by_tensor:  # one tensor under two names
             axes[name] = axes[by_tensor[id(tensor)]]
-    find_private(axes.values(), (value for found in tracer.values.values() for value in flat(found)))
+    find_private(axes.values(), (value for found in tracer.values.values() for value in flat(found)), tracer.apart)
     watched = {node.name: tracer.values[node] for node in program.graph.nodes if is_watched(node, tracer.values)}
     return Symmetry(axes, tracer.unknown, watched, program)
 
@@ -165,39 +165,42 @@ def observe(symmetry: Symmetry, state: Mapping[str, Tensor], images: Tensor, pla
     program = symmetry.program
     given = {**program.constants, **program.state_dict, **state}
     args = [
-        images if spec.kind is InputKind.USER_INPUT else given[str(spec.target)]
+        images if spec.kind is InputKind.USER_INPUT else _like(given[str(spec.target)], images)
         for spec in program.graph_signature.input_specs
     ]
-    watcher = Watcher(program.graph_module, symmetry.watched)
+    watcher = Watcher(program.graph_module, symmetry.watched, places)
     watcher.run(*args)
     seen = {}
-    for name, axes in symmetry.watched.items():
-        groups = free_axes(axes)
-        first = [number for group in groups for number in group]
-        value = watcher.seen[name].float()
-        sizes = [prod(value.shape[number] for number in group) for group in groups]
-        value = value.movedim(first, list(range(len(first)))).reshape(*sizes, -1)
-        draw = torch.Generator().manual_seed(0)
-        value = value[..., torch.randperm(value.shape[-1], generator=draw)[:places]]
+    for name, value in watcher.seen.items():
         value = value - value.mean(-1, keepdim=True)
         length = value.norm(dim=-1, keepdim=True)
         seen[name] = torch.where(length > 1e-6 * length.max(), value / length.clamp_min(1e-12), 0.0)
     return seen
 
 
-class Watcher(torch.fx.Interpreter):
-    """Runs a graph and keeps the values of some nodes."""
+def _like(tensor: Tensor, images: Tensor) -> Tensor:
+    """Return a tensor in the precision of the images: the graph computes in one, whatever a file has."""
+    return tensor.to(images.dtype) if tensor.is_floating_point() else tensor
 
-    def __init__(self, module: torch.fx.GraphModule, names: Container[str]) -> None:
+
+class Watcher(torch.fx.Interpreter):
+    """Runs a graph and keeps the values of some nodes, [free axes, at most `places`]; whole ones fill the memory."""
+
+    def __init__(self, module: torch.fx.GraphModule, watched: Mapping[str, Axes], places: int) -> None:
         super().__init__(module)
-        self.names = names
+        self.watched, self.places = watched, places
         self.seen: dict[str, Tensor] = {}
 
     def run_node(self, n: torch.fx.Node) -> Any:
-        """Run a node; keep what it gives."""
+        """Run a node; keep some of what it gives: at the same places in every run."""
         value = super().run_node(n)
-        if n.name in self.names:
-            self.seen[n.name] = value
+        if n.name in self.watched:
+            groups = free_axes(self.watched[n.name])
+            first = [number for group in groups for number in group]
+            sizes = [prod(value.shape[number] for number in group) for group in groups]
+            rows = value.movedim(first, list(range(len(first)))).reshape(*sizes, -1)
+            order = torch.randperm(rows.shape[-1], generator=torch.Generator().manual_seed(0))
+            self.seen[n.name] = rows[..., order[: self.places]].float()
         return value
 
 

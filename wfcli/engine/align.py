@@ -5,13 +5,15 @@ T teachers, B images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
+from wfcli.core.graph_plan import with_own_norms
 from wfcli.core.matching import Permutations, State, comparable, match_activations, match_all, match_to
 from wfcli.core.pieces import in_pieces
 from wfcli.core.plan import plan_layers
@@ -23,6 +25,7 @@ from wfcli.engine.teachers import Teachers
 from wfcli.errors import ArchitectureError
 
 MOST_CHANGE = 1e-8  # of a teacher's answers in float64, relative to the largest
+PROOF_IMAGES = 8  # that it is looked at with, at most
 TRIES = 3  # orders of the spaces; one for nets of more than so many parameters:
 SMALL = 10_000_000
 
@@ -127,8 +130,12 @@ def find_frame(
         hooks.progress("aligning", done, total)
 
     model, example, symmetry = follow(arch, num_classes, hooks, images)
-    plan = plan_layers(model, head_keys(arch)[0].removesuffix(".weight"))
+    plan = with_own_norms(model, plan_layers(model, head_keys(arch)[0].removesuffix(".weight")), example[:2])
     tries = TRIES if sum(parameter.numel() for parameter in model.parameters()) <= SMALL else 1
+    share = free_share(model, symmetry)
+    del model  # large ones are not kept beside the nets that are matched
+    if images is None:
+        symmetry = replace(symmetry, program=None)  # which holds the weights of the one that was followed
     nets = [lambda view=view: comparable(symmetry, plan, view) for view in views]
     with torch.inference_mode():
         if reference is not None:
@@ -142,16 +149,17 @@ def find_frame(
                 hooks.progress("looking at activations", number + 1, len(views))
             found = match_activations(symmetry, nets, seen, seed, tries, told)
         changes = []
+        model = build_model(arch, num_classes).eval().double()
         for number, (view, permutations) in enumerate(zip(views, found, strict=True)):
-            changes.append(_change(model, example, view, symmetry.permuted(dict(view), permutations)))
+            changes.append(_change(model, example[:PROOF_IMAGES].double(), view, symmetry, permutations))
             hooks.progress("checking", number + 1, len(views))
-    worst = max(changes)
-    if not worst <= MOST_CHANGE:
+    if not all(change <= MOST_CHANGE for change in changes):
+        worst = max(changes, key=lambda change: (math.isnan(change), change))
         raise ArchitectureError(
             f"{arch.label}: aligned, answers move by {worst:.1e} of the largest, expected at most {MOST_CHANGE:.0e}",
             hint="this is a bug of wfcli, please report it; --align none leaves the teachers as they are",
         )
-    return Found(symmetry, found, free_share(model, symmetry), worst)
+    return Found(symmetry, found, share, max(changes))
 
 
 def follow(
@@ -186,14 +194,16 @@ def free_share(model: nn.Module, symmetry: Symmetry) -> float:
     return sum(sizes[name] for name in free) / max(1, sum(sizes.values()))
 
 
-def _change(model: nn.Module, example: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """Return how far a net's answers move, in float64, relative to the largest."""
-    model = model.double()
+def _change(model: nn.Module, example: Tensor, state: State, symmetry: Symmetry, permutations: Permutations) -> float:
+    """Return how far a net's answers move, in float64, relative to the largest; `model` takes its weights."""
+    own = model.state_dict()
     said = []
-    for state in (before, after):
-        model.load_state_dict({**model.state_dict(), **state})  # a file may lack BatchNorm's counters
-        said.append(model.train().eval()(example.double()))  # some keep what they computed from weights until then
-    return float((said[0] - said[1]).abs().max() / said[0].abs().max())
+    for orders in ({}, permutations):
+        for name in state:  # one by one; a file may lack BatchNorm's counters
+            own[name].copy_(symmetry.permuted({name: state[name]}, orders)[name])
+        said.append(model.train().eval()(example))  # some keep what they computed from weights until then
+    largest = said[0].abs().max().clamp_min(torch.finfo(torch.float64).tiny)  # a head may be all zeros
+    return float((said[0] - said[1]).abs().max() / largest)
 
 
 def _aligned(teacher: Finite, teachers: Teachers, symmetry: Symmetry, permutations: Permutations) -> Aligned:

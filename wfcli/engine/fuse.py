@@ -11,28 +11,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import Architecture, match_layout
 from wfcli.core.checkpoint import check_writable, open_checkpoint, write_checkpoint
 from wfcli.core.devices import pick_device
-from wfcli.core.methods import METHODS
-from wfcli.engine.finite import Finite, raise_nonfinite
+from wfcli.core.methods import METHODS, TENSORWISE
+from wfcli.engine.filters import Rule
+from wfcli.engine.heads import Heads, check_heads, join_heads
 from wfcli.engine.hooks import Hooks, Silent
-from wfcli.engine.making import LEAST_IMAGES, Work, looked_at, needs_images, sees_colours, some_inputs, tensors_of
-from wfcli.engine.merging import Settings, check_method, settle
-from wfcli.engine.provenance import data_record, known_classes, made_by, source_name
-from wfcli.engine.student import DTYPES, cast, output_specs
-from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers, source_record
+from wfcli.engine.made import make
+from wfcli.engine.making import LEAST_IMAGES, needs_images, sees_colours
+from wfcli.engine.merging import check_method, settle
+from wfcli.engine.situation import find_situation
+from wfcli.engine.student import DTYPES
+from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
 from wfcli.errors import DataError, GeneratorError, Problems, WfError
 
 if TYPE_CHECKING:
     from wfcli.core.data import DataSpec
     from wfcli.core.guard import Verdict
-    from wfcli.core.regime import Regime
     from wfcli.engine.align import Alignment
+    from wfcli.engine.auto import Contest
     from wfcli.engine.evaluate import Comparison
-    from wfcli.engine.fitting import Fitted, Loaded
+    from wfcli.engine.fitting import Loaded
 
 
 LEAST_PROBES = 100
@@ -51,6 +53,10 @@ class FuseConfig:
     base: str | None = None  # the teachers' common ancestor, for methods that take it
     weights: tuple[float, ...] | None = None  # of the teachers, for methods that take them
     params: tuple[tuple[str, float], ...] = ()  # of the method, others than its defaults
+    rules: tuple[Rule, ...] = ()  # tensors that are made otherwise: pattern, key, value
+    heads: str | None = None  # of teachers with other classes: keep:N, stack or drop; None: all have the same
+    methods: tuple[str, ...] = ()  # that auto tries; none: all that the situation allows
+    time_budget: float | None = None  # seconds after which auto begins no other method
     data: DataSpec | None = None  # to calibrate BatchNorm and to compare
     split: str = "test"
     calibration_images: int = 4096
@@ -87,6 +93,7 @@ class FuseResult:
     guard: Verdict | None  # None: not asked
     seconds: float  # without the comparison
     comparison: Comparison | None = None
+    contest: Contest | None = None  # of --method auto: what was tried
 
 
 def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
@@ -104,85 +111,61 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     """
     hooks = hooks or Silent()
     started = time.perf_counter()
-    teachers, loaded = _open(config, hooks)
-    settings = settle(config, teachers)
-    device = pick_device(config.device)
-    checked = [Finite(checkpoint) for checkpoint in teachers.checkpoints]
-    relation = _relate(config, teachers, checked)
-    alignment = None
-    independent = relation is not None and not relation.shared_base
-    reference = loaded.generator.reference if loaded else {}
-    if config.align in ("weights", "activations") or (config.align == "auto" and (independent or reference)):
-        from wfcli.engine.align import align
+    teachers, heads, loaded = _open(config, hooks)
+    settings = settle(config, teachers, heads)  # what headers can tell is told first
+    if settings.base is not None:
+        check_not_overwritten(config.output, [settings.base.file.checkpoint])
+    situation = find_situation(config, teachers, loaded, hooks)
+    contest = None
+    if config.method == "auto":
+        from wfcli.engine.auto import choose
 
-        if config.base is not None:
-            raise WfError(
-                "--base: the teachers come into a frame that is not the base's",
-                hint="--align none takes them for fine-tunes of it; for independent ones leave --base out",
-            )
-        inputs = some_inputs(config) if config.align == "activations" else None
-        checked, alignment = align(
-            config.architecture, teachers, checked, config.seed, hooks, inputs, reference or None
-        )
-    found = _fit(config, teachers, checked, loaded, relation, hooks)
-    if settings.base is not None and settings.base.other:
-        hooks.warn(f"without the base: {', '.join(sorted(settings.base.other))} (not in it, or of another shape)")
-    specs = output_specs(teachers, config.dtype)
-    work = Work(config, settings, teachers, checked, specs, device, hooks, alignment is not None)
-    offered = found.loaded if found else None
-    calibrated = needs_images(config, teachers)
-    verdict, seen = None, 0
-    looking = calibrated or config.probes or config.unlabelled is not None or alignment is not None
-    looking = looking or bool(METHODS[config.method].data)
-    if looking or (offered is not None and config.guard):
-        student, verdict, seen = looked_at(work, offered, calibrated)
-        tensors = iter(student.items())
+        made, contest = choose(config, situation, hooks)
     else:
-        tensors = tensors_of(work, offered)  # as they come: the student is never in memory as a whole
-    broken = verdict is not None and verdict.broken
-    loaded, rejected = (None, offered) if broken else (offered, None)
-    record = _record(config, settings, teachers, loaded, rejected, calibrated, seen)
-    if alignment is not None:
-        record["alignment"] = {"how": alignment.how, "moved": list(alignment.moved)}
-    read = [*checked, *([settings.base.file] if settings.base else [])]
-    digest = write_checkpoint(config.output, work.specs, cast(tensors, work.specs, read), record)
+        made = make(config, settings, situation, hooks)
+    digest = write_checkpoint(config.output, made.work.specs, made.tensors, made.record)
     seconds = time.perf_counter() - started
     names = tuple(checkpoint.name for checkpoint in teachers.checkpoints)
+    base = made.work.settings.base
     return FuseResult(
         output=config.output,
         digest=digest,
-        method=record["method"],
-        generator=loaded.name if loaded else None,
-        generator_digest=loaded.digest if loaded else None,
+        method=made.record["method"],
+        generator=made.generator.name if made.generator else None,
+        generator_digest=made.generator.digest if made.generator else None,
         teachers=names,
-        base=settings.base.file.checkpoint.name if settings.base else None,
-        weights=tuple(work.weights) if loaded else settings.weights if "weights" in record else None,
-        alignment=alignment,
-        regime=relation.sentence(names) if relation else None,
-        calibrated=calibrated,
+        base=base.file.checkpoint.name if base else None,
+        weights=made.weights,
+        alignment=situation.alignment,
+        regime=situation.relation.sentence(names) if situation.relation else None,
+        calibrated=made.calibrated,
         probes=config.probes,
-        unlabelled=seen,
-        guard=verdict,
+        unlabelled=made.seen,
+        guard=made.verdict,
         seconds=seconds,
         comparison=_compare(config, teachers, hooks),
+        contest=contest,
     )
 
 
-def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None]:
+def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Heads | None, Loaded | None]:
     """Open the teachers, and the generator that was asked for; check all that headers and names can tell."""
-    teachers, loaded = None, None
+    teachers, heads, loaded = None, None, None
     problems = Problems()
     with problems:
         _check_options(config)
     with problems:
         check_writable(config.output)
     with problems:
-        teachers = open_teachers(config.teachers, config.architecture)  # safetensors: without torch until all fits
+        # safetensors: without torch until all fits
+        teachers = open_teachers(config.teachers, config.architecture, same_classes=config.heads is None)
         check_not_overwritten(config.output, teachers.checkpoints)
+        if config.heads is not None:
+            teachers, heads = join_heads(teachers, config.architecture, config.heads)
     if config.device != "auto":  # which always finds one
         with problems:
             pick_device(config.device)
-    if config.method == "weightformer" and config.generator is not None:
+    if config.method in ("weightformer", "auto") and config.generator is not None:
         from wfcli.engine.fitting import load_named
 
         with problems:
@@ -190,9 +173,10 @@ def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None]:
     if config.data is not None:
         from wfcli.engine.classes import check_data, head_of
 
-        heads = [head_of(checkpoint, teachers.num_classes) for checkpoint in teachers.checkpoints] if teachers else []
+        known = [head_of(checkpoint, teachers.num_classes) for checkpoint in teachers.checkpoints] if teachers else []
+        splits = [config.split, *(["validation"] if config.method == "auto" else [])]
         with problems:
-            check_data(config.data, [config.split], heads, hooks)
+            check_data(config.data, splits, known, hooks)
         if teachers and config.unlabelled is None and needs_images(config, teachers):
             with problems:
                 _check_training_split(config.data)
@@ -203,17 +187,19 @@ def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None]:
             check_unlabelled(config.unlabelled)
     problems.raise_all()
     assert teachers is not None
-    return teachers, loaded
+    return teachers, heads, loaded
 
 
 def _check_options(config: FuseConfig) -> None:
     check_method(config)
     if config.dtype != "keep" and config.dtype not in DTYPES:
         raise WfError(f"unknown dtype {config.dtype!r}", hint=f"use keep, {', '.join(DTYPES)}")
-    if config.method != "weightformer" and config.generator is not None:
+    if config.method not in ("weightformer", "auto") and config.generator is not None:
         raise GeneratorError(
             f"--generator goes with --method weightformer, got --method {config.method}", hint="leave one of them out"
         )
+    _check_heads(config)
+    _check_auto(config)
     if config.probes < 0 or 0 < config.probes < LEAST_PROBES:
         raise WfError(
             f"--probes: got {config.probes}, expected 0 or at least {LEAST_PROBES}", hint="2000 is a good number"
@@ -245,16 +231,69 @@ def _check_options(config: FuseConfig) -> None:
         raise WfError(
             "--align activations: got no images to look at", hint="give --data or --unlabelled, or --align weights"
         )
-    if blind and METHODS[config.method].data:
+    method = METHODS.get(config.method)
+    if blind and method is not None and method.data:
         raise WfError(
             f"--method {config.method}: got no images to look at", hint="give --data or --unlabelled, or --method soup"
         )
-    if config.data is None and METHODS[config.method].data == "labels":
+    if config.data is None and method is not None and method.data == "labels":
         raise WfError(
             f"--method {config.method}: got no images with labels", hint="give --data, or a method that needs none"
         )
     if config.batch_size < 1:
         raise WfError(f"--batch-size: got {config.batch_size}, expected at least 1", hint="see wfcli fuse --help")
+
+
+def _check_heads(config: FuseConfig) -> None:
+    if config.heads is None:
+        return
+    check_heads(config.heads)
+    if config.method not in ("soup", *TENSORWISE):
+        raise WfError(
+            f"--heads goes with methods that go tensor by tensor, got --method {config.method}",
+            hint=f"use soup, {', '.join(sorted(TENSORWISE))}",
+        )
+    if config.data is not None or config.probes:
+        raise WfError(
+            "--heads: teachers of other classes do not answer together",
+            hint="leave out --data and --probes; --unlabelled calibrates BatchNorm, wfcli eval measures the student",
+        )
+    if config.heads == "drop" and config.unlabelled is not None:
+        raise WfError("--heads drop: without a head the net answers nothing", hint="leave out --unlabelled")
+
+
+def _check_auto(config: FuseConfig) -> None:
+    if config.method != "auto":
+        given = [("--methods", config.methods), ("--time-budget", config.time_budget is not None)]
+        for option, wanted in given:
+            if wanted:
+                raise WfError(
+                    f"{option} goes with --method auto, got --method {config.method}", hint=f"leave out {option}"
+                )
+        return
+    check_candidates(config.methods)
+    if config.data is None:
+        raise WfError("--method auto: got no images to choose by", hint="give --data, with labels")
+    of_one = {"--set": config.rules, "--weights": config.weights, "--param": config.params, "--probes": config.probes}
+    for option, wanted in of_one.items():
+        if wanted:
+            raise WfError(f"--method auto: {option} goes with one method", hint=f"leave out {option}, or name a method")
+    if config.time_budget is not None and not 0 < config.time_budget < math.inf:
+        raise WfError(
+            f"--time-budget: got {config.time_budget:g}, expected more than 0 seconds, finite", hint="leave it out"
+        )
+
+
+def check_candidates(methods: Sequence[str]) -> None:
+    """Refuse methods that cannot be tried beside others.
+
+    Raises:
+        WfError: some are unknown, or want options of their own.
+    """
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise WfError(f"--methods: unknown: {', '.join(unknown)}", hint="wfcli methods lists them")
+    if "weighted" in methods:
+        raise WfError("--methods: weighted goes by --weights, which are for one method", hint="leave it out")
 
 
 def _check_training_split(data: DataSpec) -> None:
@@ -266,79 +305,6 @@ def _check_training_split(data: DataSpec) -> None:
             f"data {data.source}: no training split to calibrate BatchNorm with; it has {', '.join(splits)}",
             hint="give data with a training split, or leave the calibration out: --calibration-images 0",
         )
-
-
-def _relate(config: FuseConfig, teachers: Teachers, checked: Sequence[Finite]) -> Regime | None:
-    """Find out how the teachers are related, where that is needed: in full for a generator, else at a glance."""
-    if config.method != "weightformer" and config.align != "auto":
-        return None
-    from wfcli.engine.relation import glance, relate
-
-    if config.method != "weightformer":
-        return glance(teachers, checked)
-    relation = relate(config.architecture, teachers, checked)
-    raise_nonfinite(checked)
-    return relation
-
-
-def _fit(
-    config: FuseConfig,
-    teachers: Teachers,
-    checked: Sequence[Finite],
-    loaded: Loaded | None,
-    relation: Regime | None,
-    hooks: Hooks,
-) -> Fitted | None:
-    """Find the generator for these teachers, where the method wants one."""
-    if config.method != "weightformer" or relation is None:
-        return None
-    from wfcli.engine.fitting import fit_generator
-
-    found = fit_generator(loaded, config.architecture, teachers, checked, relation)
-    if found.warning is not None:
-        hooks.warn(found.warning)
-    if config.align == "none" and found.loaded is not None and not relation.shared_base:
-        hooks.warn(f"generator {found.loaded.name}: --align none leaves the teachers out of its frame: leave it out")
-    return found
-
-
-def _record(
-    config: FuseConfig,
-    settings: Settings,
-    teachers: Teachers,
-    generator: Loaded | None,
-    rejected: Loaded | None,
-    calibrated: bool,
-    seen: int,
-) -> dict[str, Any]:
-    record = {
-        **made_by("fuse", config.architecture, config.seed),
-        "sources": teachers.provenance(),
-        "method": "weightformer" if generator else "soup" if config.method == "weightformer" else config.method,
-        "generator": {"name": generator.name, "sha256": generator.digest} if generator else None,
-        "dtype": config.dtype,
-        "classes": known_classes(teachers.checkpoints),
-    }
-    method = METHODS[config.method]
-    if config.weights is not None or config.method == "fedavg":
-        record["weights"] = list(settings.weights)
-    if method.params:
-        record["params"] = dict(settings.params)
-    if settings.base is not None:
-        record["base"] = source_record(settings.base.source, settings.base.file.checkpoint)
-    if not config.guard:
-        record["guard"] = False
-    if rejected is not None:
-        record["rejected"] = {"name": rejected.name, "sha256": rejected.digest}  # its student was worse than the soup
-    if config.probes:
-        record["probes"] = config.probes
-    if config.unlabelled is not None:
-        source = source_name(config.unlabelled)
-        steps = config.distill_steps
-        record["unlabelled"] = {"source": source, "images": seen, "distill_steps": steps}
-    elif config.data is not None and calibrated:
-        record["calibration"] = {**data_record(config.data), "images": config.calibration_images}
-    return record
 
 
 def _compare(config: FuseConfig, teachers: Teachers, hooks: Hooks) -> Comparison | None:

@@ -19,7 +19,6 @@ from wfcli.core.curriculum import Ground, Pool, is_divisible, read_layers
 from wfcli.core.data import load_images, to_input
 from wfcli.core.devices import training_autocast
 from wfcli.core.methods import soup
-from wfcli.core.plan import plan_layers
 from wfcli.core.regime import regime
 from wfcli.core.selection import parse_selection
 from wfcli.core.training import seed_for
@@ -29,6 +28,7 @@ from wfcli.core.zoo import FILE, Zoo, read_zoo
 from wfcli.engine.classes import check_data, head_of
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
+from wfcli.engine.plans import plan_of
 from wfcli.errors import CheckpointError, DataError, GeneratorError, Problems, SourceError
 
 VALIDATION_IMAGES = 5000
@@ -145,7 +145,7 @@ def read_ground(opened: OpenZoo, seed: int, device: torch.device, hooks: Hooks, 
     if apart:
         states = _align(opened, states, hooks)
     model = build_model(zoo.architecture, len(zoo.class_names)).to(device)
-    plan = plan_layers(model, head_keys(zoo.architecture)[0].removesuffix(".weight"))
+    plan = plan_of(zoo.architecture, len(zoo.class_names))
     settings = input_config(zoo.architecture)
     layers, constants = read_layers(plan, states, device)
     draw = torch.Generator().manual_seed(seed_for(seed, 1))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import input_config
@@ -15,7 +17,7 @@ from wfcli.core.layouts import STATISTICS
 from wfcli.core.methods import METHODS, TENSORWISE
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks
-from wfcli.engine.merging import Settings, merged
+from wfcli.engine.merging import Settings, merged, one_tensor
 from wfcli.engine.student import average, calibrate, generate, is_finite, join
 from wfcli.engine.teachers import Teachers
 from wfcli.errors import ArchitectureError, DataError
@@ -32,8 +34,7 @@ if TYPE_CHECKING:
     from wfcli.engine.polish import Nets
 
 LEAST_IMAGES = 16  # to learn from
-ALIGN_IMAGES = 256  # that activations are compared on
-REPAIR_IMAGES = 2000  # at most
+ALIGN_IMAGES = 256  # that activations are compared on, at most
 LOOK_PIXELS = 256 * 32 * 32  # of images that nets are looked at with, at a time
 
 
@@ -49,7 +50,12 @@ class Work:
     device: torch.device
     hooks: Hooks
     aligned: bool = False  # whether the teachers were independent, and stand in one frame now
-    weights: list[float] = field(default_factory=list)  # of the teachers, once a generator has made the student
+    labelled: Images | None = None  # for methods that learn from labels; None: the validation split
+    weights: list[float] = field(default_factory=list)  # of the teachers, once the method has chosen them
+
+    def is_copy(self) -> bool:
+        """Tell whether the student turned out to be one of the teachers, whose statistics are its own."""
+        return 1.0 in self.weights
 
     def nets(self) -> Nets:
         """Prepare to run teachers and student as nets."""
@@ -64,12 +70,32 @@ class Work:
 
 def tensors_of(work: Work, generator: Loaded | None) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of the generator's student, or without one those of the method's, or of the soup."""
-    if work.config.method in TENSORWISE:
-        return merged(work.config, work.settings, work.specs, work.checked, work.hooks)
+    config, settings = work.config, work.settings
+    if config.method in TENSORWISE or settings.heads is not None:
+        return merged(config, settings, work.specs, work.checked, work.hooks)
     if generator is None:
-        return average(work.specs, work.checked, work.hooks)
-    arch = work.config.architecture
-    return generate(arch, work.teachers, work.checked, generator.generator, work.device, work.hooks, work.weights)
+        made = average(work.specs, work.checked, work.hooks)
+    else:
+        arch = config.architecture
+        made = generate(arch, work.teachers, work.checked, generator.generator, work.device, work.hooks, work.weights)
+    return _with_own(work, made) if settings.own else made
+
+
+def _with_own(work: Work, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors as they come, but those that a rule makes otherwise."""
+    for name, pieces in groupby(tensors, key=itemgetter(0)):
+        yield from _own(work, name) if name in work.settings.own else pieces
+
+
+def keep_rules(work: Work, student: dict[str, Tensor]) -> None:
+    """Make tensors, in place, as the rules say, whatever came after."""
+    for name in work.settings.own:
+        student |= join(_own(work, name))
+
+
+def _own(work: Work, name: str) -> Iterator[tuple[str, Tensor]]:
+    choice = work.settings.own[name]
+    yield from ((name, piece) for piece in one_tensor(name, choice, work.config.seed, work.settings, work.checked))
 
 
 def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[dict[str, Tensor], Verdict | None, int]:
@@ -87,15 +113,17 @@ def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[d
             from wfcli.engine.image_methods import learn
 
             base = None if settings.base is None else settings.base.view(teachers.layout)
-            _update(work, made, learn(config, settings, work.nets(), images, base))
-        elif work.aligned and of is None:  # a generator has learned to do without
+            _update(work, made, learn(config, settings, work.nets(), images, base, work.labelled, work.weights))
+        elif work.aligned and of is None and config.method != "aligned-soup":  # a generator has learned to do without
             _mend(work, made, images)
-        if calibrated and images is not None:
+        keep_rules(work, made)
+        if calibrated and images is not None and not work.is_copy():
             calibrate(made, config.architecture, teachers, images, config.seed, work.device, work.hooks)
         return made
 
     student, verdict = finished(generator), None
-    if generator is not None and config.guard and (images is not None or sees_colours(config)) and is_finite(student):
+    seeing = images is not None or sees_colours(config)
+    if generator is not None and is_guarded(config, generator) and seeing and is_finite(student):
         from wfcli.core.probes import probe_images
         from wfcli.engine.polish import guard, guard_probes, some_pixels
 
@@ -115,6 +143,8 @@ def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[d
         _refit_on_probes(work, student)
     if config.unlabelled is None or images is None:
         return student, verdict, 0
+    if settings.heads is not None:  # their teachers do not answer together
+        return student, verdict, len(images)
     if is_finite(student):  # else there is nothing to learn from; `cast` says what is not finite
         student = _learn(work, student, images)
     return student, verdict, len(images)
@@ -145,8 +175,7 @@ def _load_images(config: FuseConfig) -> Images | None:
 
 def some_inputs(config: FuseConfig) -> Tensor:
     """Return a few of the images, as a net takes them, [B, 3, H, W]."""
-    from wfcli.core.images import to_input
-    from wfcli.engine.polish import some_pixels
+    from wfcli.engine.image_methods import inputs
 
     images = _load_images(config)
     if images is None:
@@ -154,7 +183,16 @@ def some_inputs(config: FuseConfig) -> Tensor:
             "--align activations: there is no training split to look at",
             hint="give --unlabelled, or data with a training split, or --align weights",
         )
-    return to_input(some_pixels(images, ALIGN_IMAGES), input_config(config.architecture))
+    return inputs(images, input_config(config.architecture), ALIGN_IMAGES)
+
+
+def is_guarded(config: FuseConfig, generator: Loaded) -> bool:
+    """Tell whether a generator's student is looked at.
+
+    One with a prior is not: it was tested on teachers of this base and these classes, and what it adds to them leads
+    away from what they say.
+    """
+    return config.guard and generator.generator.config.frame is None
 
 
 def sees_colours(config: FuseConfig) -> bool:
@@ -166,19 +204,19 @@ def _mend(work: Work, student: dict[str, Tensor], images: Images | None) -> None
     """Give the mean of aligned nets, in place, the spreads that averaging has taken from its units."""
     import torch
 
-    from wfcli.core.images import to_input
-    from wfcli.core.plan import plan_layers
     from wfcli.core.repair import lengthened, repair
+    from wfcli.engine.image_methods import inputs
+    from wfcli.engine.plans import plan_of
 
-    nets, view = work.nets(), work.teachers.layout.timm_view
+    nets, view, weights = work.nets(), work.teachers.layout.timm_view, work.settings.weights
     with torch.inference_mode():
         if images is None or any(name.endswith(STATISTICS) for name in nets.blank.state_dict()):
-            mended = lengthened(plan_layers(nets.blank, nets.head), view(student), nets.teachers)
+            plan = plan_of(work.config.architecture, work.teachers.num_classes)
+            mended = lengthened(plan, view(student), nets.teachers, weights)
         else:
             work.hooks.progress("repairing", 0, 1)
-            pixels = images.pixels[torch.arange(min(len(images), REPAIR_IMAGES))]
-            batches = [to_input(part, nets.bench.settings) for part in torch.split(pixels, nets.bench.batch_size)]
-            mended = repair(nets.blank, nets.head, view(student), nets.teachers, batches)
+            x = inputs(images, nets.bench.settings)  # in one piece: each layer sees all of them
+            mended = repair(nets.blank, nets.head, view(student), nets.teachers, x, weights)
             work.hooks.progress("repairing", 1, 1)
     _update(work, student, mended)
 

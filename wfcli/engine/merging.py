@@ -8,14 +8,17 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import Layout, match_layout
 from wfcli.core.checkpoint import TensorSpec, file_order, open_checkpoint
 from wfcli.core.methods import METHODS
+from wfcli.core.pieces import in_pieces
 from wfcli.core.sources import Source, resolve_source
+from wfcli.engine.filters import BASE, Choice, find_choices
 from wfcli.engine.finite import Finite
+from wfcli.engine.heads import Heads, head_tensor
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.teachers import Teachers
 from wfcli.errors import CheckpointError, WfError
@@ -61,6 +64,8 @@ class Settings:
     base: Base | None
     weights: tuple[float, ...]  # of the teachers; they sum to 1
     params: Mapping[str, float]
+    own: Mapping[str, Choice] = field(default_factory=dict)  # tensors that are made otherwise
+    heads: Heads | None = None  # None: all have the same classes
 
 
 def check_method(config: FuseConfig) -> None:
@@ -69,13 +74,17 @@ def check_method(config: FuseConfig) -> None:
     Raises:
         WfError: all that is wrong.
     """
+    if config.method == "auto":
+        return
     if config.method not in METHODS:
         near = difflib.get_close_matches(config.method, METHODS, n=1)
         raise WfError(
             f"unknown method {config.method!r}{f'; did you mean {near[0]}?' if near else ''}",
-            hint=f"use one of {', '.join(METHODS)}; wfcli methods says what each does",
+            hint=f"use one of auto, {', '.join(METHODS)}; wfcli methods says what each does",
         )
     method, problems = METHODS[config.method], []
+    if method.align and config.align == "none":
+        problems.append("--align none: it averages teachers in one frame")
     if config.base is not None and not method.base:
         problems.append("--base: it takes none")
     if config.base is None and method.base == "must":
@@ -92,53 +101,90 @@ def check_method(config: FuseConfig) -> None:
         if name not in method.params:
             known = ", ".join(method.params) or "none"
             problems.append(f"--param {name}: unknown, its parameters are: {known}")
-        elif not PARAMS[name][1](value):
-            problems.append(f"--param {name}: got {value:g}, expected {PARAMS[name][0]}")
+        elif wrong := _wrong(name, value):
+            problems.append(f"--param {name}: {wrong}")
+    if config.base is None and method.base == "may" and any(name == "start" for name, _ in config.params):
+        problems.append("--param start: of no use without --base")
     if problems:
         raise WfError(
             *(f"--method {config.method}: {problem}" for problem in problems), hint="wfcli methods says what each takes"
         )
 
 
-def settle(config: FuseConfig, teachers: Teachers) -> Settings:
+def _wrong(name: str, value: float) -> str | None:
+    """Say what is wrong with the value of a parameter, if anything."""
+    what, holds = PARAMS[name]
+    return None if holds(value) else f"got {value:g}, expected {what}"
+
+
+def settle(config: FuseConfig, teachers: Teachers, heads: Heads | None = None) -> Settings:
     """Find base, weights and parameters for these teachers, from headers.
 
     Raises:
         SourceError, CheckpointError, ArchitectureError: the base cannot be read, or is of another architecture.
-        WfError: another number of weights than of teachers, or teachers whose images nobody has counted.
+        WfError: another number of weights than of teachers, or teachers whose images nobody has counted; rules for
+            tensors that there are not, or that cannot be followed.
     """
     count = len(teachers.checkpoints)
     if config.method == "slerp" and count != 2:
         raise WfError(f"--method slerp: got {count} teachers, expected 2", hint="karcher takes any number of them")
-    weights = config.weights
-    if weights is not None and len(weights) != count:
+    if config.weights is not None and len(config.weights) != count:
         names = ", ".join(checkpoint.name for checkpoint in teachers.checkpoints)
         raise WfError(
-            f"--weights: got {len(weights)} numbers, expected {count}", hint=f"one for each, in this order: {names}"
+            f"--weights: got {len(config.weights)} numbers, expected {count}",
+            hint=f"one for each, in this order: {names}",
         )
-    if weights is None:
-        weights = _images(teachers) if config.method == "fedavg" else (1.0,) * count
-    shares = tuple(weight / sum(weights) for weight in weights)
+
+    def shares(method: str, given: tuple[float, ...] | None) -> tuple[float, ...]:
+        weights = given or (_images(teachers) if method == "fedavg" else (1.0,) * count)
+        return tuple(weight / sum(weights) for weight in weights)
+
+    own = shares(config.method, config.weights)
     base = None if config.base is None else _open_base(config, teachers)
-    return Settings(base, shares, {**METHODS[config.method].params, **dict(config.params)})
+    params = {**METHODS[config.method].params, **dict(config.params)} if config.method in METHODS else {}
+    choices = find_choices(config, teachers, own, shares, _wrong)
+    if heads is not None and heads.names & set(choices):
+        raise WfError(
+            f"--set names {', '.join(sorted(heads.names & set(choices)))}, which --heads {config.heads} decides",
+            hint="leave out one of the two, or narrow the pattern",
+        )
+    return Settings(base, own, params, choices, heads)
 
 
 def merged(
     config: FuseConfig, settings: Settings, specs: Mapping[str, TensorSpec], teachers: Sequence[Finite], hooks: Hooks
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the student's tensors in the order of its file, large ones in pieces where the method goes by pieces."""
+    method = "weighted" if config.method == "soup" else config.method
+    rest = Choice(method, settings.weights, settings.params)
+    for done, name in enumerate(file_order(specs)):
+        for piece in one_tensor(name, settings.own.get(name, rest), config.seed, settings, teachers):
+            yield name, piece
+        hooks.progress("merging", done + 1, len(specs))
+
+
+def one_tensor(
+    name: str, choice: Choice, seed: int, settings: Settings, teachers: Sequence[Finite]
+) -> Iterator[Tensor]:
+    """Yield one tensor of the student in pieces."""
     from wfcli.core.merges import Versions, merge
 
     base = settings.base
-    for done, name in enumerate(file_order(specs)):
-        has_base = base is not None and name not in base.other
+    has_base = base is not None and name not in base.other
+    if settings.heads is not None and name in settings.heads.names:
+        yield head_tensor(settings.heads, name, teachers)
+    elif choice.method == "copy":
+        if choice.source == BASE and not has_base:
+            raise WfError(
+                f"--set: copy:base: {name} is not in the base, or of another shape", hint="copy it from a teacher"
+            )
+        yield from in_pieces(base.file if base is not None and choice.source == BASE else teachers[choice.source], name)
+    else:
         versions = Versions(
-            name, teachers, base.file if base and has_base else None, settings.weights, settings.params, config.seed
+            name, teachers, base.file if base and has_base else None, choice.weights, choice.params, seed
         )
         mean = base is not None and not has_base  # a new head: nothing to go from
-        for piece in merge("weighted" if mean else config.method, versions):
-            yield name, piece
-        hooks.progress("merging", done + 1, len(specs))
+        yield from merge("weighted" if mean else choice.method, versions)
 
 
 def _open_base(config: FuseConfig, teachers: Teachers) -> Base:

@@ -15,18 +15,18 @@ GLANCED = 8  # tensors that tell a shared base from none
 
 def relate(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
     """Find out from all weights how the teachers are related; their heads do not count."""
-    head = head_keys(arch)
-    return _relation(teachers, checked, [name for name in _matrices(teachers) if name not in head])
+    return _relation(teachers, checked, _matrices(arch, teachers))
 
 
-def glance(teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
+def glance(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
     """Find out the same from a few tensors, evenly spaced: enough to tell whether they share a base."""
-    names = _matrices(teachers)
+    names = _matrices(arch, teachers)
     return _relation(teachers, checked, names[:: max(1, -(-len(names) // GLANCED))])
 
 
-def _matrices(teachers: Teachers) -> list[str]:
-    return [name for name, shape in teachers.layout.to_timm.values() if len(shape) >= 2]
+def _matrices(arch: Architecture, teachers: Teachers) -> list[str]:
+    head = head_keys(arch)
+    return [name for name, shape in teachers.layout.to_timm.values() if len(shape) >= 2 and name not in head]
 
 
 def _relation(teachers: Teachers, checked: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> Regime:

@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from wfcli.core.architectures import Architecture, build_model, head_keys, input_config
+from wfcli.core.architectures import Architecture, build_model, input_config
 from wfcli.core.checkpoint import TORCH_DTYPES, TensorSpec, dtype_name, file_order, torch_dtype
 from wfcli.core.layouts import FLOATS, MOST, STATISTICS
 from wfcli.core.methods import soup_pieces
@@ -76,11 +76,10 @@ def generate(
     """Yield the tensors that the generator gives; afterwards `weights` holds what part each teacher has in them."""
     import torch
 
-    from wfcli.core.plan import plan_layers
+    from wfcli.engine.plans import plan_of
 
     layout = teachers.layout
-    model = build_model(arch, teachers.num_classes, device="meta")
-    plan = plan_layers(model, head_keys(arch)[0].removesuffix(".weight"))
+    plan = plan_of(arch, teachers.num_classes)
     views = [layout.timm_view(teacher) for teacher in checked]
     with torch.inference_mode():
         state = generator.to(device).start(len(views))

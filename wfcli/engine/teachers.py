@@ -51,7 +51,7 @@ def source_record(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
     return record
 
 
-def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2) -> Teachers:
+def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2, same_classes: bool = True) -> Teachers:
     """Resolve, open and check teachers: enough of them, each once, all of `arch`, in one layout, with the same classes.
 
     Reads headers and, where these fit, the files once for their digests (two names for the same bytes are one teacher).
@@ -74,8 +74,8 @@ def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2)
         digests = pool.map(partial(Checkpoint.digest, stop=stop), () if problems.errors or twice else opened)
         layouts, mismatches = _match_layouts(opened, arch)
         problems.errors += mismatches
-        problems.errors += _compare_layouts(layouts, arch)
-        problems.errors += _compare_classes(opened) + twice
+        problems.errors += _compare_layouts(layouts, arch, same_classes)
+        problems.errors += (_compare_classes(opened) if same_classes else []) + twice
         problems.raise_all()  # without the time it takes to read the files
         load_torch()  # all that follows needs it: meanwhile the files are read
         problems.errors += _find_same_bytes(opened, list(digests))
@@ -150,21 +150,27 @@ def _match_layouts(checkpoints: Sequence[Checkpoint], arch: Architecture) -> tup
     return layouts, errors
 
 
-def _compare_layouts(layouts: dict[str, Layout], arch: Architecture) -> list[WfError]:
+def _compare_layouts(layouts: dict[str, Layout], arch: Architecture, same_classes: bool) -> list[WfError]:
     """Compare number of classes and naming of the tensors with what most of the teachers have."""
     if len(layouts) < 2:
         return []
     errors: list[WfError] = []
     classes = Counter(layout.num_classes for layout in layouts.values()).most_common(1)[0][0]
     naming = Counter(_naming(layout) for layout in layouts.values()).most_common(1)[0][0]
-    model = next(name for name, layout in layouts.items() if (layout.num_classes, _naming(layout)) == (classes, naming))
+    usual = [
+        name
+        for name, layout in layouts.items()
+        if _naming(layout) == naming and (not same_classes or layout.num_classes == classes)
+    ]
+    model = (usual or list(layouts))[0]
     for name, layout in layouts.items():
-        if layout.num_classes != classes:
+        if same_classes and layout.num_classes != classes:
             head, _ = layout.to_file[head_keys(arch)[0]]
             errors.append(
                 CheckpointError(
                     f"{name}: {head}: got {layout.num_classes} classes, expected {classes} as in {model}",
-                    hint="teachers share their classes: leave out those of other classes",
+                    hint="teachers share their classes: leave out those of other classes,"
+                    " or join their heads with fuse --heads",
                 )
             )
         if _naming(layout) != naming:

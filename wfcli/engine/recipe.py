@@ -1,0 +1,105 @@
+"""The recipe of a student: the options of `fuse` that made it, by the names of the flags, and back.
+
+It travels in the student's provenance, without folders: `wfcli inspect --recipe` prints it as TOML, and
+`wfcli fuse --recipe` takes that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from wfcli.core.checkpoint import open_checkpoint
+from wfcli.core.sources import resolve_sources
+from wfcli.engine.provenance import source_name
+from wfcli.errors import CheckpointError, Problems
+
+if TYPE_CHECKING:
+    from wfcli.engine.fuse import FuseConfig
+
+# Flag -> field of the config: what makes another student. Not here: teachers and architecture, which stand in the
+# provenance themselves; where it is written; and what is looked at afterwards.
+OPTIONS = {
+    "method": "method",
+    "generator": "generator",
+    "base": "base",
+    "weights": "weights",
+    "param": "params",
+    "set": "rules",
+    "heads": "heads",
+    "calibration-images": "calibration_images",
+    "dtype": "dtype",
+    "align": "align",
+    "guard": "guard",
+    "probes": "probes",
+    "unlabelled": "unlabelled",
+    "images": "images",
+    "distill-steps": "distill_steps",
+    "distill-lr": "distill_lr",
+    "methods": "methods",
+    "time-budget": "time_budget",
+    "seed": "seed",
+}
+SOURCES = ("generator", "base", "unlabelled")  # by their base names
+
+
+def recipe_of(config: FuseConfig) -> dict[str, Any]:
+    """Return the options that are not as they are by default, by flag."""
+    usual = {field.name: field.default for field in fields(config)}
+    found: dict[str, Any] = {}
+    for flag, name in OPTIONS.items():
+        value = getattr(config, name)
+        if value == usual[name]:
+            continue
+        if flag in SOURCES:
+            value = source_name(value)
+        elif flag == "param":
+            value = [f"{key}={number!r}" for key, number in value]
+        elif flag == "set":
+            value = [f"{pattern}:{key}={text}" for pattern, key, text in value]
+        elif isinstance(value, tuple):
+            value = list(value)
+        found[flag] = value
+    if config.data is not None:
+        found["data"] = source_name(config.data.source)
+        found |= {"label-column": config.data.label_column} if config.data.label_column else {}
+        found |= {"classes": config.data.classes} if config.data.classes else {}
+    return found
+
+
+def read_recipes(texts: Sequence[str]) -> dict[str, str]:
+    """Return the recipes of students as TOML, by the names of their files.
+
+    Raises:
+        SourceError, CheckpointError: a file that is not there, cannot be read, or was not made by `fuse`.
+    """
+    problems = Problems()
+    found = {}
+    for source in resolve_sources(texts, "checkpoint", problems):
+        with problems:
+            provenance = open_checkpoint(source.path, source.name).provenance or {}
+            if "recipe" not in provenance:
+                raise CheckpointError(
+                    f"{source.name}: there is no recipe in it", hint="only students of wfcli fuse have one"
+                )
+            found[source.name] = as_toml(provenance)
+    problems.raise_all()
+    return found
+
+
+def as_toml(provenance: Mapping[str, Any]) -> str:
+    """Write the recipe in a student's provenance as the TOML that `fuse --recipe` takes."""
+    arch = provenance["architecture"]
+    lines = [f"arch = {json.dumps(arch['name'])}"]
+    if arch["args"]:
+        lines.append(f"arch-arg = {json.dumps([f'{name}={value}' for name, value in arch['args'].items()])}")
+    lines += [f"{flag} = {json.dumps(value, ensure_ascii=False)}" for flag, value in provenance["recipe"].items()]
+    lines.append("teachers = [")
+    for source in provenance["sources"]:
+        name = source["name"].removesuffix(f" ({source['sha256'][:8]})")  # which tells apart those of one name
+        if "revision" in source:
+            name = f"hf:{name}@{source['revision']}"
+        lines.append(f"  {json.dumps(name, ensure_ascii=False)},  # sha256 {source['sha256']}")
+    return "\n".join([*lines, "]"])

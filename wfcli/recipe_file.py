@@ -1,0 +1,66 @@
+"""`--recipe FILE`: options of a command from a TOML file, by the names of its flags. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from wfcli.errors import WfError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def take_recipe(context: typer.Context, file: Path | None) -> Path | None:
+    """Make what a recipe says the defaults of the command's options: flags on the command line come before it.
+
+    Raises:
+        WfError: the file cannot be read, or it names options that the command does not have.
+    """
+    if file is None or context.resilient_parsing:
+        return file
+    known = {_flag(parameter): parameter for parameter in context.command.params if parameter.name != "recipe"}
+    found, problems, hint = {}, [], "use the names of the flags, without the dashes before them"
+    for key, value in _read(file).items():
+        if key not in known or key in ("help",):
+            near = difflib.get_close_matches(key, known, n=1)
+            problems.append(f"{file}: unknown option {key!r}" + (f"; did you mean {near[0]}?" if near else ""))
+            continue
+        parameter = known[key]
+        several = parameter.nargs == -1 or bool(getattr(parameter, "multiple", False))
+        if isinstance(value, dict) and several:  # [arch-arg] width = 0.25
+            value = [f"{name}={each}" for name, each in value.items()]
+        if any(isinstance(each, (dict, list)) for each in (value if isinstance(value, list) else [value])):
+            problems.append(f"{file}: {key}: expected a string, a number, true, false or a list of them")
+            continue
+        if several:
+            value = [str(each) for each in (value if isinstance(value, list) else [value])]
+        elif isinstance(value, list):  # weights = [1, 2]
+            value = ",".join(str(each) for each in value)
+        assert parameter.name is not None
+        found[parameter.name] = value
+    if problems:
+        raise WfError(*problems, hint=hint)
+    context.default_map = {**(context.default_map or {}), **found}
+    return file
+
+
+def _flag(parameter: Any) -> str:
+    """Name an option by its long flag; the argument is called teachers."""
+    return "teachers" if parameter.param_type_name == "argument" else parameter.opts[0].removeprefix("--")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WfError(f"{file}: cannot be read ({error.strerror})", hint="--recipe takes a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        hint = "wfcli inspect --recipe student.safetensors prints one"
+        raise WfError(f"{file}: is not TOML ({error})", hint=hint) from error
