@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import heuristics
@@ -36,8 +35,8 @@ HELD_OUT = range(12, 22)
 COUNTS = (3, 6)
 TEST_IMAGES = 5000
 STEPS = 100  # of 256 images
-EPOCH = 175  # steps: 45,000 images once
-STARTS = ("specialised-0", "views-0")  # generators whose students are distilled
+DISTILLED = "specialised-0"  # the generator whose students are distilled
+STARTS = ("soup", "best single", "scratch", f"generator {DISTILLED}")
 MIXING_RATES = (0.03, 0.1, 0.3)
 SHARPNESS = (1.0, 4.0, 16.0, 64.0)
 
@@ -47,28 +46,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--place", type=Path, required=True, help="folder of the teachers and generators")
     parser.add_argument("--output", type=Path, required=True, help="JSON")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="teachers of a set")
+    parser.add_argument("--starts", nargs="+", default=STARTS, help="what is distilled")
+    parser.add_argument("--join", type=Path, nargs="*", default=(), help="JSON of parts that are done")
     options = parser.parse_args()
     generators, digests = trained(options.place / "generators", lambda name: True)
     done = known(options.output, digests)
+    for part in options.join:
+        done |= known(part, digests)
     bench = open_bench(options.place / "teachers", HELD_OUT, TEST_IMAGES)
+
+    def keep(pair: Pair) -> None:
+        write_figures(options.output, "seen_table", bench.zoo.architecture, digests, done)
+        print(f"{pair.key}: done", flush=True)
+
+    chosen = [pair for count in options.counts for pair in pairs(bench, "seen", options.place.name, count)]
+    for pair in chosen:  # what takes no training comes first
+        one_shot(pair, generators, done, [name for name in generators if name == DISTILLED], probes=False)
+        if DISTILLED in generators:
+            alone = prior_alone(generators[DISTILLED])
+            note(
+                done,
+                pair.key,
+                f"control: prior alone of generator {DISTILLED}",
+                lambda p=pair, g=alone: top1(p.bench, calibrated(p.bench, fused(p.bench, g, p.states)), p.bench.test),
+            )
+        keep(pair)
     open_batches(bench)
-    for count in COUNTS:
-        for pair in pairs(bench, "seen", options.place.name, count):
-            one_shot(pair, generators, done, [name for name in generators if name == "specialised-0"], probes=False)
-            mixing(pair, done)
-            specialised = generators.get("specialised-0")
-            if specialised is not None:
-                note(
-                    done,
-                    pair.key,
-                    "control: prior alone of generator specialised-0",
-                    lambda p=pair, g=specialised: top1(
-                        p.bench, calibrated(p.bench, fused(p.bench, prior_alone(g), p.states)), p.bench.test
-                    ),
-                )
-            distillation(pair, {name: generators[name] for name in STARTS if name in generators}, done)
-            write_figures(options.output, "seen_table", bench.zoo.architecture, digests, done)
-            print(f"{pair.key}: done", flush=True)
+    for pair in chosen:
+        mixing(pair, done)
+        distillation(pair, generators.get(DISTILLED), options.starts, done)
+        keep(pair)
 
 
 def open_batches(bench: Bench) -> None:
@@ -77,7 +85,7 @@ def open_batches(bench: Bench) -> None:
     images = load_images(bench.zoo.data, "train", settings.size)
     order = BatchOrder(len(images), BATCH, 0)
     pad = CROP_PADDING[images.flip][1]
-    bench.batches = [training_batch(images, order, step, settings, pad, device) for step in range(EPOCH)]
+    bench.batches = [training_batch(images, order, step, settings, pad, device) for step in range(STEPS)]
     answers = []
     for state in bench.states:
         model = build_model(bench.zoo.architecture, len(bench.zoo.class_names)).to(memory_format=torch.channels_last)
@@ -88,7 +96,7 @@ def open_batches(bench: Bench) -> None:
     bench.answers = torch.stack(answers).clone()
 
 
-def distillation(pair: Pair, generators: Mapping[str, WeightFormer], done: Figures) -> None:
+def distillation(pair: Pair, generator: WeightFormer | None, chosen: Sequence[str], done: Figures) -> None:
     """Fill in what the same steps of distillation reach from each start, each with its best rate by validation."""
     bench, index = pair.bench, pair.index
     best = max(index, key=lambda i: score(bench.validation_log_probs[i], bench.validation.labels).top1)
@@ -99,20 +107,20 @@ def distillation(pair: Pair, generators: Mapping[str, WeightFormer], done: Figur
         "best single": lambda: bench.states[best],
         "scratch": lambda: {name: tensor.clone() for name, tensor in scratch.items()},
     }
-    for name, generator in generators.items():
-        starts[f"generator {name}"] = lambda g=generator: calibrated(bench, fused(bench, g, pair.states))
+    if generator is not None:
+        starts[f"generator {DISTILLED}"] = lambda: calibrated(bench, fused(bench, generator, pair.states))
     for name, make in starts.items():
-        lengths = [
-            steps for steps in (STEPS, EPOCH) if f"{pair.key}/{steps} steps of distillation from {name}" not in done
-        ]
-        start = make() if lengths else {}
-        for steps in lengths:
-            some = replace(bench, batches=bench.batches[:steps], answers=bench.answers[:, :steps])
-            short = replace(bench, batches=bench.batches[:STEPS], answers=bench.answers[:, :STEPS])
-            note(done, "rate", name, lambda s=start, b=short: best_rate(b, s, index))  # on the first set, for all
-            done[f"{pair.key}/{steps} steps of distillation from {name}"] = top1(
-                bench, distilled(some, start, index, done[f"rate/{name}"]), bench.test
-            )
+        row = f"{STEPS} steps of distillation from {name}"
+        if name not in chosen or f"{pair.key}/{row}" in done:
+            continue
+        start = make()
+        note(done, "rate", name, lambda s=start: best_rate(bench, s, index))  # on the first set, for all
+        note(
+            done,
+            pair.key,
+            row,
+            lambda n=name, s=start: top1(bench, distilled(bench, s, index, done[f"rate/{n}"]), bench.test),
+        )
 
 
 def mixing(pair: Pair, done: Figures) -> None:
@@ -156,7 +164,7 @@ def learned_soup(bench: Bench, states: Sequence[State], rate: float) -> State:
             for name, share in zip(names, logits.softmax(1), strict=True)
         }
 
-    for x, labels in bench.batches[:STEPS]:
+    for x, labels in bench.batches:
         with training_autocast(pick_device("cpu"), model):
             loss = functional.cross_entropy(functional_call(model, dict(student()), (x,)).float(), labels)
         optimiser.zero_grad()

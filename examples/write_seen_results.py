@@ -21,7 +21,7 @@ PLACES = {
     "vgg-cifar100": "VGG-11, CIFAR-100",
     "vit-cifar10": "Transformer, CIFAR-10",
 }
-STEPS, EPOCH = "100 steps of distillation from", "175 steps of distillation from"
+STEPS = "100 steps of distillation from"
 # Row of the tables -> row of the figures, or how those begin of which the best is taken.
 ROWS: dict[str, str | tuple[str, ...]] = {
     "mean single": "mean single",
@@ -38,15 +38,9 @@ ROWS: dict[str, str | tuple[str, ...]] = {
     "control: `specialised`, destroyed teachers": "control: generator specialised, destroyed teachers",
     "ensemble": "ensemble",
     "100 steps of `finetune` from the `specialised` student": f"{STEPS} generator specialised",
-    "100 steps from that of eight copies": f"{STEPS} generator views",
     "100 steps from the soup": f"{STEPS} soup",
     "100 steps from the best single": f"{STEPS} best single",
     "100 steps from scratch": f"{STEPS} scratch",
-    "one epoch (175 steps) from the `specialised` student": f"{EPOCH} generator specialised",
-    "one epoch from that of eight copies": f"{EPOCH} generator views",
-    "one epoch from the soup": f"{EPOCH} soup",
-    "one epoch from the best single": f"{EPOCH} best single",
-    "one epoch from scratch": f"{EPOCH} scratch",
 }
 PARTS: dict[str, str | tuple[str, ...]] = {
     "`specialised`, 800 steps, twelve teachers": "generator specialised, calibrated",
@@ -76,8 +70,6 @@ COMPARED = (
     "best of nine simple heuristics (chosen here), calibrated",
     "control: a prior trained alone, calibrated",
     "100 steps from the soup",
-    "one epoch from the soup",
-    "one epoch from the best single",
     "ensemble",
 )
 HEAD = """# examples/seen_dataset.sh: all tables
@@ -160,9 +152,6 @@ def differences(results: Mapping[str, Any]) -> list[str]:
         "**`specialised`: mixing and prior, calibrated**",
         "**the same, eight augmented copies of an image, calibrated**",
         "100 steps of `finetune` from the `specialised` student",
-        "100 steps from that of eight copies",
-        "one epoch (175 steps) from the `specialised` student",
-        "one epoch from that of eight copies",
     )
     for place, result in results.items():
         for count in COUNTS:
