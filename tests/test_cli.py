@@ -50,7 +50,8 @@ fuse CKPT...
   --classes
   --calibration-images = 4096
   --batch-size = 500
-  --dtype = keep (keep float32 bfloat16 float16)
+  --dtype = keep (keep float64 float32 bfloat16 float16 float8_e4m3fn float8_e5m2)
+  --max-shard-size
   --align = auto (auto weights activations none)
   --guard --no-guard switch
   --probes = 0

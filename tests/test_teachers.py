@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from concurrent.futures import CancelledError
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
+from time import sleep
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.hub_server import HubServer, use_hub
 from wfcli.core.architectures import Architecture, find_architecture, key_layout
-from wfcli.core.checkpoint import TensorSpec, file_digest, save_state, state_specs
+from wfcli.core.checkpoint import Checkpoint, TensorSpec, save_state, state_specs
 from wfcli.core.safetensors_writer import _lay_out
 from wfcli.engine.teachers import Teachers, open_teachers
 from wfcli.errors import ArchitectureError, CheckpointError, SourceError, WfError
@@ -270,30 +270,20 @@ def test_only_sources_wrong_is_a_source_error(tmp_path: Path) -> None:
 
 
 def test_hashing_stops_where_headers_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wfcli.core import checkpoint
+    begun = []
 
-    stopped = []
+    def endless(checkpoint: Checkpoint) -> Iterator[None]:
+        begun.append(checkpoint.name)
+        while True:
+            sleep(0.001)
+            yield
 
-    def endless(path: Path, stop: Event) -> str:
-        stopped.append(stop.wait(60))
-        raise CancelledError
-
-    monkeypatch.setattr(checkpoint, "file_digest", endless)
+    monkeypatch.setattr(Checkpoint, "digesting", endless)
     texts = [write(tmp_path / f"{seed}.safetensors", seed) for seed in range(12)]
     fail([*texts, write(tmp_path / "x.safetensors", 7, classes=100)])
-    assert all(stopped)
-    stopped.clear()
+    begun.clear()
     fail([*texts, str(tmp_path / "gone.safetensors")])
-    assert stopped == []  # not even begun
-
-
-def test_a_file_that_is_being_hashed_is_let_go(tmp_path: Path) -> None:
-    path = Path(write(tmp_path / "a.safetensors", 0))
-    stop = Event()
-    assert file_digest(path, stop) == file_digest(path)
-    stop.set()
-    with pytest.raises(CancelledError):
-        file_digest(path, stop)
+    assert begun == []  # not even begun
 
 
 def test_no_weight_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -51,6 +52,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line: the entry point of the console script."""
+    # MKL's products then have the same last bits on any number of threads; it is asked before torch is loaded.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     app(prog_name="wfcli")
 
 

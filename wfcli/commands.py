@@ -12,6 +12,7 @@ import typer
 
 from wfcli import options as opt
 from wfcli import report, terminal
+from wfcli.units import parse_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,6 +46,16 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise typer.BadParameter(f"--weights: got {text!r}, expected numbers: 1,2,0.5") from None
+
+
+def _size(text: str) -> int:
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--max-shard-size: {error}") from None
+    if size < 1:
+        raise typer.BadParameter("--max-shard-size: expected at least one byte")
+    return size
 
 
 def _counts(text: str | None) -> tuple[int, ...]:
@@ -94,6 +105,7 @@ def fuse(
     calibration_images: opt.CalibrationImages = 4096,
     batch_size: opt.EvaluationBatch = 500,
     dtype: opt.DtypeOption = "keep",
+    max_shard_size: opt.MaxShardSize = None,
     align: opt.AlignOption = "auto",
     guard: opt.GuardOption = True,
     probes: opt.ProbesOption = 0,
@@ -145,6 +157,7 @@ def fuse(
         seed=seed,
         device=device,
         dtype=dtype,
+        max_shard_size=None if max_shard_size is None else _size(max_shard_size),
         align=align,
         guard=guard,
         probes=probes,

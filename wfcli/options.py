@@ -17,7 +17,7 @@ TRAINING = "Training"
 GENERATOR = "Generator"
 
 Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["keep", "float32", "bfloat16", "float16"]
+Dtype = Literal["keep", "float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
 Attention = Literal["cross", "full"]
 Preset = Literal["universal", "weightformer", "specialised"]
 Align = Literal["auto", "weights", "activations", "none"]
@@ -331,7 +331,21 @@ AccumulateOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[
-    Dtype, typer.Option("--dtype", metavar="D", help="The student's: keep, float32, bfloat16 or float16.")
+    Dtype,
+    typer.Option(
+        "--dtype",
+        metavar="D",
+        help="The student's: keep, float64, float32, bfloat16, float16, float8_e4m3fn, float8_e5m2.",
+    ),
+]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-shard-size",
+        metavar="SIZE",
+        help="Write a larger student as files of this size and their index: 5GB, 500MB. [dim]\\[default: one file][/]",
+        show_default=False,
+    ),
 ]
 
 # Data --------------------------------------------------------------------------------------------------------------

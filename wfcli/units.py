@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -32,6 +33,19 @@ def points(difference: float) -> str:
     """Write a difference of two shares in points, always with its sign."""
     text = f"{100 * difference:+.2f}"
     return "0.00" if text in ("+0.00", "-0.00") else text
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes: 5GB, 1.5 GiB, 500000.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    if found is None or (found[3] and not found[2]):
+        raise ValueError(f"got {text!r}, expected a size: 5GB, 500MB")
+    power = " kmgt".index(found[2].lower() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 def duration(seconds: float) -> str:

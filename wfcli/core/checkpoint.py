@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wfcli.core.outputs import atomic_path, check_writable, write_json
+from wfcli.core.digests import file_digest, hashing
+from wfcli.core.outputs import INDEX_SUFFIX, atomic_path, check_writable, write_json
 from wfcli.core.pieces import PIECE, in_pieces, row_ranges
 from wfcli.core.safetensors_io import TORCH_DTYPES, TensorSpec, dtype_name, read_header, read_tensor, torch_dtype
-from wfcli.core.safetensors_writer import file_digest, file_order, save_state, state_specs, write_checkpoint
+from wfcli.core.safetensors_writer import file_order, save_state, state_specs, write_checkpoint
+from wfcli.core.shards import write_shards
 from wfcli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ __all__ = [
     "torch_dtype",
     "write_checkpoint",
     "write_json",
+    "write_shards",
 ]
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
-INDEX_SUFFIX = ".safetensors.index.json"
 PREFIXES = ("module.", "_orig_mod.", "model.")  # left by DataParallel, torch.compile, Lightning
 
 
@@ -127,19 +128,38 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
             return None
         return found if isinstance(found, dict) else None
 
-    def digest(self, stop: Event | None = None) -> str:
+    @property
+    def known_digest(self) -> str | None:
+        """The digest, where it was taken already."""
+        return self._digest
+
+    def digest(self) -> str:
         """Return the sha256 of the file's bytes; of shards: the sha256 over their digests in the order of names.
 
         Raises:
             CheckpointError: the file has changed.
-            CancelledError: `stop` was set meanwhile.
         """
-        if self._digest is None:
-            for file in self._stamps:
-                self._check_unchanged(file)
-            digests = [file_digest(file, stop) for file in self._stamps]
-            self._digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        for _ in self.digesting():
+            pass
+        assert self._digest is not None
         return self._digest
+
+    def digesting(self) -> Iterator[None]:
+        """Take the digest a stretch at a time; what was read in between belongs to the caller.
+
+        Raises:
+            CheckpointError: the file has changed.
+        """
+        if self._digest is not None:
+            return
+        digests = []
+        for file in self._stamps:
+            self._check_unchanged(file)
+            digest = hashlib.sha256()
+            for _ in hashing(file, digest):
+                yield
+            digests.append(digest.hexdigest())
+        self._digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def _check_unchanged(self, file: Path) -> None:
         """A header read earlier says nothing about a file that was written again since."""

@@ -200,7 +200,7 @@ class _TimmView(Mapping[str, "Tensor"]):
         return len(self._layout.to_file)
 
 
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 MOST = 10  # problems of one kind that are spelled out; the rest is counted
 
 

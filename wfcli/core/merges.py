@@ -51,7 +51,7 @@ class Versions:
 
 def merge(method: str, versions: Versions) -> Iterator[Tensor]:
     """Yield the student's tensor by one of `RULES` or `MERGES`, in pieces of rows."""
-    sample = versions.teachers[0][versions.name]
+    sample = next(in_pieces(versions.teachers[0], versions.name))
     if not sample.is_floating_point():
         yield from soup_pieces(versions.teachers, versions.name)
     elif versions.name.endswith(STATISTICS):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from wfcli.core.pieces import in_pieces
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -97,16 +98,21 @@ WHOLE = ("weightformer", "soup", *(name for name, method in METHODS.items() if m
 TENSORWISE = frozenset(METHODS) - frozenset(WHOLE)  # those of `merges`
 
 
+def widened(tensor: Tensor) -> torch.dtype:
+    """Return what a tensor of floating-point numbers is computed in: float32, float64 where it is that itself."""
+    import torch
+
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
 def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor]) -> Tensor:
     """Return sum_t weights[t] * tensors[t] as float32 (float64 where an input is), with one tensor in memory at a time.
 
     A weight is a number or a tensor that broadcasts against the teachers' tensor, one weight a row for instance.
     """
-    import torch
-
     total: Tensor | None = None
     for tensor, weight in zip(tensors, weights, strict=True):
-        term = tensor.to(torch.promote_types(tensor.dtype, torch.float32)) * weight
+        term = tensor.to(widened(tensor)) * weight
         total = term if total is None else total.add_(term)
     if total is None:
         raise ValueError("weighted_sum of no tensors")
@@ -127,10 +133,10 @@ def soup_tensor(tensors: Iterable[Tensor]) -> Tensor:
     for tensor in tensors:
         count += 1
         if total is None:
-            wide = torch.promote_types(tensor.dtype, torch.float32)
-            total = tensor.to(wide if tensor.is_floating_point() else tensor.dtype, copy=True)
+            total = tensor.to(widened(tensor) if tensor.is_floating_point() else tensor.dtype, copy=True)
         elif total.is_floating_point():
-            total = total.to(torch.promote_types(total.dtype, tensor.dtype)).add_(tensor)
+            wide = torch.promote_types(total.dtype, widened(tensor))
+            total = total.to(wide).add_(tensor.to(wide) if tensor.itemsize == 1 else tensor)  # float8 adds to nothing
         else:
             total = torch.maximum(total, tensor)
     if total is None:

@@ -13,6 +13,7 @@ from typing import Any
 from wfcli.errors import OutputError, Problems
 
 SUFFIX = ".safetensors"  # the bytes are safetensors, and a reader goes by the name
+INDEX_SUFFIX = ".safetensors.index.json"  # of shards
 OTHER_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")  # which users may mean to write: replaced in the hint
 
 
@@ -26,18 +27,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OutputError: the place cannot be written, or the disk is full.
     """
     path = Path(path)
+    with temporary_file(path) as temporary:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    sync(path.parent)
+
+
+@contextmanager
+def temporary_file(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary file in the folder of `path`; remove it afterwards, unless it got another name.
+
+    Raises:
+        OutputError: the place cannot be written, or the disk is full.
+    """
     temporary = _create_beside(path)
     try:
         yield temporary
-        _sync(temporary)
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
 
 
 def check_writable(path: Path) -> None:
@@ -130,7 +140,7 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written ({reason})", hint="choose a place with write permission and space")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file or a folder to disk. Not every system lets a folder be opened: the rename is atomic all the same."""
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
+from wfcli.core.digests import file_digest
 from wfcli.core.outputs import atomic_path
 from wfcli.core.safetensors_io import TORCH_DTYPES, TensorSpec, dtype_name
 
 if TYPE_CHECKING:
     import torch
 
+Provenance = Mapping[str, Any]
+Late = Callable[[], Provenance]  # what it says in the end, in as many bytes
+
 
 def write_checkpoint(
     path: Path,
     specs: Mapping[str, TensorSpec],
     tensors: Iterable[tuple[str, torch.Tensor]],
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
+    late: Late | None = None,
 ) -> str:
     """Write a safetensors file as its tensors arrive (in any order, each once); return the sha256 of its bytes.
 
@@ -30,23 +33,29 @@ def write_checkpoint(
     same bytes. A tensor that is not in `specs`, comes twice, or has another shape or dtype is a bug of the caller
     (`AssertionError`). If anything fails, nothing is left behind.
 
+    Where a provenance is not complete before the tensors are read (digests of their files), `late` is asked for it
+    after the last of them.
+
     Raises:
         OutputError: the place cannot be written.
     """
     with atomic_path(path) as temporary:
         with temporary.open("wb", buffering=0) as file:
-            body = _Body(file.fileno(), specs, provenance)
+            body = Body(file.fileno(), specs, provenance, late)
             for name, tensor in tensors:
                 body.put(name, tensor)
-            assert not body.left, f"never written: {', '.join(body.left)}"
+            body.close()
         return body.digest() or file_digest(temporary)
 
 
-class _Body:
+class Body:
     """The tensors of a file, as they arrive behind the header."""
 
-    def __init__(self, descriptor: int, specs: Mapping[str, TensorSpec], provenance: Mapping[str, Any]) -> None:
+    def __init__(
+        self, descriptor: int, specs: Mapping[str, TensorSpec], provenance: Provenance, late: Late | None = None
+    ) -> None:
         header, self._offsets = _lay_out(specs, provenance)
+        self._late = late
         self._descriptor = descriptor
         self._specs = specs
         self.left = {name: spec.size for name, spec in specs.items()}  # bytes that are still to come
@@ -54,6 +63,8 @@ class _Body:
         os.truncate(descriptor, self._size)
         _write_all(descriptor, memoryview(header), 0)
         self._hash, self._hashed = hashlib.sha256(header), len(header)  # of what came in the order of the file
+        if late is not None:  # the header will be another one
+            self._hashed = -1
 
     def put(self, name: str, piece: torch.Tensor) -> None:
         """Write a tensor, or the next rows of it."""
@@ -71,6 +82,14 @@ class _Body:
         if not self.left[name]:
             del self.left[name]
 
+    def close(self) -> None:
+        """Make sure that all has come, and complete the header."""
+        assert not self.left, f"never written: {', '.join(self.left)}"
+        if self._late is not None:
+            header, offsets = _lay_out(self._specs, self._late())
+            assert offsets == self._offsets, "the provenance has changed its length"
+            _write_all(self._descriptor, memoryview(header), 0)
+
     def digest(self) -> str | None:
         """Return the sha256 of the file, or None where the tensors did not come in its order."""
         return self._hash.hexdigest() if self._hashed == self._size else None
@@ -81,7 +100,7 @@ def file_order(specs: Mapping[str, TensorSpec]) -> list[str]:
     return sorted(specs, key=lambda name: (-TORCH_DTYPES[specs[name].dtype][1], name))
 
 
-def _lay_out(specs: Mapping[str, TensorSpec], provenance: Mapping[str, Any]) -> tuple[bytes, dict[str, int]]:
+def _lay_out(specs: Mapping[str, TensorSpec], provenance: Provenance) -> tuple[bytes, dict[str, int]]:
     """Return the header's bytes and each tensor's place in the file."""
     fields: dict[str, Any] = {}
     begins: dict[str, int] = {}
@@ -125,20 +144,3 @@ def save_state(path: Path, state: Mapping[str, torch.Tensor], provenance: Mappin
         OutputError: the place cannot be written.
     """
     return write_checkpoint(path, state_specs(state), state.items(), provenance)
-
-
-def file_digest(path: Path, stop: Event | None = None) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        CancelledError: `stop` was set meanwhile.
-    """
-    digest = hashlib.sha256()
-    buffer = bytearray(1 << 20)
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            if stop is not None and stop.is_set():
-                raise CancelledError
-            digest.update(view[:count])
-    return digest.hexdigest()

@@ -285,7 +285,7 @@ def _distilled(
         label = f"{name} + {config.distill_steps:,} steps"
         with tempfile.TemporaryDirectory(dir=config.output) as folder:
             start, end = (Path(folder) / f"{part}.safetensors" for part in ("start", "end"))
-            write_checkpoint(start, made.work.specs, iter(student.items()), made.record)
+            write_checkpoint(start, made.work.specs, iter(student.items()), made.provenance())
             options = FinetuneConfig(
                 checkpoint=str(start),
                 teachers=tuple(str(checkpoint.path) for checkpoint in teachers.checkpoints),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import Architecture, match_layout
-from wfcli.core.checkpoint import check_writable, open_checkpoint, write_checkpoint
+from wfcli.core.checkpoint import check_writable, open_checkpoint
 from wfcli.core.devices import pick_device
 from wfcli.core.methods import METHODS, TENSORWISE
 from wfcli.engine.filters import Rule
@@ -26,6 +26,7 @@ from wfcli.engine.merging import check_method, settle
 from wfcli.engine.situation import find_situation
 from wfcli.engine.student import DTYPES
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
+from wfcli.engine.writing import AHEAD, write_student
 from wfcli.errors import DataError, GeneratorError, Problems, WfError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class FuseConfig:
     images: int = 1000  # of those
     distill_steps: int = 100  # on those
     distill_lr: float | None = None  # None: by the kind of net
+    max_shard_size: int | None = None  # bytes; a larger student is written as shards and their index
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,12 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         made, contest = choose(config, situation, hooks)
     else:
         made = make(config, settings, situation, hooks)
-    digest = write_checkpoint(config.output, made.work.specs, made.tensors, made.record)
+    output, digest = write_student(config, made)
     seconds = time.perf_counter() - started
     names = tuple(checkpoint.name for checkpoint in teachers.checkpoints)
     base = made.work.settings.base
     return FuseResult(
-        output=config.output,
+        output=output,
         digest=digest,
         method=made.record["method"],
         generator=made.generator.name if made.generator else None,
@@ -143,7 +145,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         unlabelled=made.seen,
         guard=made.verdict,
         seconds=seconds,
-        comparison=_compare(config, teachers, hooks),
+        comparison=_compare(config, output, teachers, hooks),
         contest=contest,
     )
 
@@ -158,7 +160,8 @@ def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Heads | None, Loa
         check_writable(config.output)
     with problems:
         # safetensors: without torch until all fits
-        teachers = open_teachers(config.teachers, config.architecture, same_classes=config.heads is None)
+        same = config.heads is None
+        teachers = open_teachers(config.teachers, config.architecture, same_classes=same, most=AHEAD)
         check_not_overwritten(config.output, teachers.checkpoints)
         if config.heads is not None:
             teachers, heads = join_heads(teachers, config.architecture, config.heads)
@@ -307,16 +310,16 @@ def _check_training_split(data: DataSpec) -> None:
         )
 
 
-def _compare(config: FuseConfig, teachers: Teachers, hooks: Hooks) -> Comparison | None:
+def _compare(config: FuseConfig, output: Path, teachers: Teachers, hooks: Hooks) -> Comparison | None:
     """Compare the student that was written with the teachers it was made from, where there are images for it."""
     if config.data is None:
         return None
     from wfcli.engine.evaluate import EvaluateConfig, Student, compare
 
-    file = open_checkpoint(config.output)
+    file = open_checkpoint(output)
     layout = match_layout(config.architecture, file.specs, file.name)
     options = EvaluateConfig(
-        checkpoints=(str(config.output),),
+        checkpoints=(str(output),),
         teachers=config.teachers,
         architecture=config.architecture,
         data=config.data,

@@ -45,6 +45,10 @@ class Made:
             return tuple(self.work.weights)
         return self.work.settings.weights if "weights" in self.record else None
 
+    def provenance(self) -> dict[str, Any]:
+        """Return the record with the digests of all that the student is made from."""
+        return {**self.record, **_sources(self.work.teachers, self.work.settings, late=False)}
+
 
 def make(
     config: FuseConfig, settings: Settings, situation: Situation, hooks: Hooks, labelled: Images | None = None
@@ -104,6 +108,12 @@ def _fit(config: FuseConfig, situation: Situation, hooks: Hooks) -> Fitted | Non
     return found
 
 
+def _sources(teachers: Teachers, settings: Settings, *, late: bool) -> dict[str, Any]:
+    base = settings.base
+    record: dict[str, Any] = {"sources": teachers.provenance(late=late)}
+    return record if base is None else {**record, "base": source_record(base.source, base.file.checkpoint, late=late)}
+
+
 def _record(
     config: FuseConfig,
     settings: Settings,
@@ -116,7 +126,7 @@ def _record(
     heads = settings.heads
     record = {
         **made_by("fuse", config.architecture, config.seed),
-        "sources": teachers.provenance(),
+        **_sources(teachers, settings, late=True),
         "method": "weightformer" if generator else "soup" if config.method == "weightformer" else config.method,
         "generator": {"name": generator.name, "sha256": generator.digest} if generator else None,
         "dtype": config.dtype,
@@ -128,8 +138,6 @@ def _record(
         record["weights"] = list(settings.weights)
     if method.params:
         record["params"] = dict(settings.params)
-    if settings.base is not None:
-        record["base"] = source_record(settings.base.source, settings.base.file.checkpoint)
     if rejected is not None:
         record["rejected"] = {"name": rejected.name, "sha256": rejected.digest}  # its student was worse than the soup
     if config.unlabelled is not None:

@@ -31,6 +31,7 @@ OPTIONS = {
     "heads": "heads",
     "calibration-images": "calibration_images",
     "dtype": "dtype",
+    "max-shard-size": "max_shard_size",
     "align": "align",
     "guard": "guard",
     "probes": "probes",

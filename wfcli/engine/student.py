@@ -25,14 +25,22 @@ if TYPE_CHECKING:
     from wfcli.core.generator import WeightFormer
     from wfcli.core.images import Images
 
-DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}
 FUSE_HINTS = ("try another --generator, or --method soup", "choose --dtype bfloat16 or float32, which reach further")
 
 
 def output_specs(teachers: Teachers, dtype: str) -> dict[str, TensorSpec]:
     """Return shape and type of every tensor to write: floating point as asked for, or the widest of the teachers'.
 
-    Widest as in PyTorch: float16 and bfloat16 together give float32. Integers and bools are as in the first teacher.
+    Widest as in PyTorch: float16 and bfloat16 together give float32, and so does float8 with anything else. Integers
+    and bools are as in the first teacher.
     """
     wanted = DTYPES.get(dtype)  # None: keep
     specs = {}
@@ -46,6 +54,8 @@ def output_specs(teachers: Teachers, dtype: str) -> dict[str, TensorSpec]:
 def _widest(first: str, others: Sequence[str]) -> str:
     import torch
 
+    if len({first, *others}) > 1 and any(name.startswith("F8") for name in (first, *others)):
+        return "F64" if "F64" in (first, *others) else "F32"
     return dtype_name(reduce(torch.promote_types, map(torch_dtype, others), torch_dtype(first)))
 
 
@@ -119,10 +129,11 @@ def cast(
     lost: Counter[str] = Counter()  # those that the cast made so
     for name, tensor in tensors:
         written = tensor.to(torch_dtype(specs[name].dtype))
-        if bad := count_nonfinite(written):
+        narrow = specs[name].dtype == "F8_E4M3"  # has no infinity: what is too large becomes its largest number
+        if (bad := count_nonfinite(written)) or narrow:
             before = count_nonfinite(tensor)
             made[name] += before
-            lost[name] += bad - before
+            lost[name] += _too_large(tensor, written.dtype) if narrow else bad - before
         yield name, written
     raise_nonfinite(teachers)
     problems = Problems()
@@ -141,6 +152,12 @@ def cast(
             f"{hints[1]}; nothing was written",
         )
     problems.raise_all()
+
+
+def _too_large(tensor: Tensor, dtype: torch.dtype) -> int:
+    import torch
+
+    return int((tensor.isfinite() & (tensor.abs() > torch.finfo(dtype).max)).sum())
 
 
 def is_finite(student: Mapping[str, Tensor]) -> bool:

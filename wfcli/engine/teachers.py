@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from wfcli.core.architectures import Architecture, Layout, head_keys, match_layout
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
+from wfcli.core.digests import digests_beside
 from wfcli.core.sources import SPELLINGS, Source, resolve_sources
 from wfcli.core.start import load_torch
 from wfcli.engine.provenance import class_names
 from wfcli.errors import ArchitectureError, CheckpointError, OutputError, Problems, WfError
+
+UNREAD = "0" * 64  # digest of a file that was not read to its end yet
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Teachers:
         """Number of classes C, read from the head."""
         return self.layout.num_classes
 
-    def provenance(self) -> list[dict[str, Any]]:
+    def provenance(self, *, late: bool = False) -> list[dict[str, Any]]:
         """Return name, sha256 and, from the Hub, the commit of every teacher, for the student's provenance."""
-        records = [source_record(*pair) for pair in zip(self.sources, self.checkpoints, strict=True)]
+        records = [source_record(*pair, late=late) for pair in zip(self.sources, self.checkpoints, strict=True)]
         count = Counter(record["name"] for record in records)
         return [
             {**record, "name": f"{record['name']} ({record['sha256'][:8]})"} if count[record["name"]] > 1 else record
@@ -43,18 +43,30 @@ class Teachers:
         ]
 
 
-def source_record(source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return how the provenance of a file names a checkpoint it was made from: by its base name, without folders."""
-    record: dict[str, Any] = {"name": source.base_name, "sha256": checkpoint.digest()}
+def source_record(source: Source, checkpoint: Checkpoint, *, late: bool = False) -> dict[str, Any]:
+    """Return how the provenance of a file names a checkpoint it was made from: by its base name, without folders.
+
+    `late`: nothing is read for it, a digest that was not taken yet is `UNREAD`.
+    """
+    digest = checkpoint.known_digest or UNREAD if late else checkpoint.digest()
+    record: dict[str, Any] = {"name": source.base_name, "sha256": digest}
     if source.revision is not None:
         record["revision"] = source.revision
     return record
 
 
-def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2, same_classes: bool = True) -> Teachers:
+def open_teachers(
+    texts: Sequence[str],
+    arch: Architecture,
+    *,
+    minimum: int = 2,
+    same_classes: bool = True,
+    most: float = math.inf,
+) -> Teachers:
     """Resolve, open and check teachers: enough of them, each once, all of `arch`, in one layout, with the same classes.
 
-    Reads headers and, where these fit, the files once for their digests (two names for the same bytes are one teacher).
+    Reads headers and, where these fit, the files once for their digests (two names for the same bytes are one teacher);
+    but if they have more than `most` bytes in all, that is left to the caller.
 
     Raises:
         SourceError, CheckpointError, ArchitectureError: everything that is wrong, one line a problem.
@@ -68,21 +80,17 @@ def open_teachers(texts: Sequence[str], arch: Architecture, *, minimum: int = 2,
         with problems:
             opened.append(open_checkpoint(source.path, source.name))
     twice = _find_same_files(opened)
-    stop = Event()
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        digests = pool.map(partial(Checkpoint.digest, stop=stop), () if problems.errors or twice else opened)
+    now = not problems.errors and not twice and sum(checkpoint.size for checkpoint in opened) <= most
+    with digests_beside(opened if now else ()) as wait:
         layouts, mismatches = _match_layouts(opened, arch)
         problems.errors += mismatches
         problems.errors += _compare_layouts(layouts, arch, same_classes)
         problems.errors += (_compare_classes(opened) if same_classes else []) + twice
         problems.raise_all()  # without the time it takes to read the files
         load_torch()  # all that follows needs it: meanwhile the files are read
-        problems.errors += _find_same_bytes(opened, list(digests))
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-    problems.raise_all()
+        wait()
+    if now:
+        check_bytes(opened)
     return Teachers(opened, _common_layout(list(layouts.values())), sources)
 
 
@@ -117,15 +125,21 @@ def _find_same_files(checkpoints: Sequence[Checkpoint]) -> list[WfError]:
     return [CheckpointError(*problems, hint="give every teacher once")] if problems else []
 
 
-def _find_same_bytes(checkpoints: Sequence[Checkpoint], digests: Sequence[str]) -> list[WfError]:
-    """Find the same bytes under another name. The digests stand in the provenance too: no time is lost."""
+def check_bytes(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse the same bytes under another name. The digests stand in the provenance too: no time is lost.
+
+    Raises:
+        CheckpointError: two names for one teacher.
+    """
     first: dict[str, Checkpoint] = {}
     problems = []
-    for checkpoint, digest in zip(checkpoints, digests, strict=True):
+    for checkpoint in checkpoints:
+        digest = checkpoint.digest()
         other = first.setdefault(digest, checkpoint)
         if other is not checkpoint:
             problems.append(f"{checkpoint.name}: the same bytes as {other.name} (sha256 {digest[:12]}...)")
-    return [CheckpointError(*problems, hint="give every teacher once")] if problems else []
+    if problems:
+        raise CheckpointError(*problems, hint="give every teacher once")
 
 
 def _match_layouts(checkpoints: Sequence[Checkpoint], arch: Architecture) -> tuple[dict[str, Layout], list[WfError]]:
