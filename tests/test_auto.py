@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.conftest import Ran, TinyTeachers
 from wfcli.core.checkpoint import open_checkpoint
+from wfcli.core.data import same_dataset
+from wfcli.engine.compare import CompareResult
+from wfcli.engine.draws import Line, summarise
+from wfcli.report import methods_compared
 
 pytest.importorskip("sklearn")
 Cli = Callable[..., Ran]
@@ -225,3 +232,72 @@ def test_teachers_of_one_base_are_not_aligned_for_a_method_of_independent_ones(
     repair = json.loads(ran.stdout)["contest"]["candidates"][-1]
     assert (repair["method"], repair["validation"]) == ("repair", None)
     assert repair["note"].startswith("the teachers share a base")
+
+
+def test_teachers_of_all_images_count_alike(wfcli: Cli, tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    train = ("train-teachers", *ARCH, "--count", "2", "--epochs", "1", "-o", zoo)
+    base = tmp_path / "base"
+    assert wfcli("train-teachers", *ARCH, "--count", "1", "--epochs", "1", "-o", base).code == 0
+    assert wfcli(*train, "--init", base / "teacher-00.safetensors").code == 0
+    students = {}
+    for method in ("soup", "fedavg"):
+        ran = wfcli("fuse", zoo, *ARCH[:4], "--method", method, "-o", tmp_path / f"{method}.safetensors")
+        assert ran.code == 0, ran.stderr
+        students[method] = load_file(tmp_path / f"{method}.safetensors")
+    for name, tensor in students["soup"].items():
+        torch.testing.assert_close(students["fedavg"][name], tensor)
+    ran = wfcli("fuse", zoo, *ARCH, "--method", "auto", "--json", "-o", tmp_path / "auto.safetensors")
+    assert ran.code == 0, ran.stderr
+    assert "fedavg" in [one["method"] for one in json.loads(ran.stdout)["contest"]["candidates"]]
+
+
+def test_one_candidate_without_memory_does_not_end_the_others(
+    wfcli: Cli, digits_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("wfcli.engine.image_methods.greedy", greedy)
+    args = (digits_zoo, *ARCH, "--method", "auto", "--methods", "soup,greedy", "--json")
+    ran = wfcli("fuse", *args, "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0, ran.stderr
+    tried = {one["method"]: one for one in json.loads(ran.stdout)["contest"]["candidates"]}
+    assert tried["greedy"]["validation"] is None
+    assert "memory" in tried["greedy"]["note"]
+
+
+def test_nothing_is_chosen_on_the_images_that_are_reported(wfcli: Cli, digits_zoo: Path, tmp_path: Path) -> None:
+    ran = wfcli(
+        "fuse", digits_zoo, *ARCH, "--method", "auto", "--split", "validation", "-o", tmp_path / "s.safetensors"
+    )
+    assert ran.code == 1
+    assert "--method auto: it chooses on the validation split" in ran.stderr
+    ran = wfcli("compare", digits_zoo, *ARCH, "--split", "validation", "-o", tmp_path / "c")
+    assert ran.code == 1
+    assert "--split validation" in ran.stderr
+
+
+def test_a_method_made_in_some_draws_has_no_mean_over_all() -> None:
+    lines = [
+        Line(3, seed, ("a",), "soup", level, level, 1.0, None, "" if level else "rejected")
+        for seed, level in enumerate((0.8, 0.9, None))
+    ]
+    (summary,) = summarise(lines)
+    assert (summary.draws, summary.made) == (3, 2)
+    assert summary.test == pytest.approx(0.85)
+    result = CompareResult(Path("c"), tuple(lines), (summary,), "net", "digits", "test", 1.0)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(methods_compared(result))
+    assert "(2 of 3)" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "draws: 3 of 3 teachers" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("other", ["data/", "./data"])
+def test_one_dataset_has_many_spellings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "more").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert same_dataset("data", other)
+    assert not same_dataset("data", "more")
+    assert same_dataset("hf:owner/name", "owner/name")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.conftest import Ran, TinyTeachers
 from wfcli.core.architectures import build_model, find_architecture
 from wfcli.core.checkpoint import open_checkpoint, save_state
+from wfcli.engine.recipe import as_toml
 
 Cli = Callable[..., Ran]
 
@@ -63,7 +64,7 @@ def test_what_is_copied_takes_nothing_else(wfcli: Cli, tiny_teachers: TinyTeache
     out = tmp_path / "s.safetensors"
     ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--method", "soup", *rules, "-o", out)
     assert ran.code == 1
-    assert "--set: method copy:0: it takes no weights" in ran.stderr
+    assert "--set head.*: method copy:0: it takes no weights" in ran.stderr
 
 
 def test_the_last_rule_for_a_tensor_holds_key_by_key(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
@@ -84,13 +85,13 @@ def test_the_last_rule_for_a_tensor_holds_key_by_key(wfcli: Cli, tiny_teachers: 
     ("rule", "told"),
     [
         ("hed.*:method=soup", "--set hed.*: no tensor has such a name"),
-        ("head.*:method=greedy", "--set: method greedy: it does not go tensor by tensor"),
-        ("head.*:method=copy:7", "--set: method copy:7: no such teacher, expected 0 to 2, a file or base"),
-        ("head.*:method=copy:base", "--set: method copy:base: got no --base"),
+        ("head.*:method=greedy", "--set head.*: method greedy: it does not go tensor by tensor"),
+        ("head.*:method=copy:7", "--set head.*: method copy:7: no such teacher, expected 0 to 2, a file or base"),
+        ("head.*:method=copy:base", "--set head.*: method copy:base: got no --base"),
         ("head.*:method=task-arithmetic", "got no --base, expected the checkpoint"),
-        ("head.*:weights=1,2", "--set: weights: got 1,2, expected 3 numbers from 0 on, not all of them 0"),
-        ("head.*:density=0.5", "--set: method soup: it has no parameter density"),
-        ("head.*:weights=nan,1,1", "--set: weights: got nan,1,1, expected 3 numbers"),
+        ("head.*:weights=1,2", "--set head.*: weights: got 1,2, expected 3 numbers from 0 on, not all of them 0"),
+        ("head.*:density=0.5", "--set head.*: method soup: it has no parameter density"),
+        ("head.*:weights=nan,1,1", "--set head.*: weights: got nan,1,1, expected 3 numbers"),
         ("head.*:colour=red", "--set head.*: unknown key 'colour'"),
         ("head.*", "--set: got 'head.*', expected PATTERN:KEY=VALUE"),
     ],
@@ -311,3 +312,147 @@ def test_aligned_soup_and_repair_are_of_one_frame(wfcli: Cli, tmp_path: Path) ->
     )  # fmt: skip
     assert ran.code == 1
     assert "--align none: it averages teachers in one frame" in ran.stderr
+
+
+def test_statistics_are_calibrated_whatever_rule_their_layer_has(wfcli: Cli, digits_zoo: Path, tmp_path: Path) -> None:
+    args = (digits_zoo, "--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125", "--data", "digits")
+    for name, options in (
+        ("all", ("--method", "karcher")),
+        ("rule", ("--method", "soup", "--set", "*:method=karcher")),
+    ):
+        ran = wfcli("fuse", *args, *options, "-o", tmp_path / f"{name}.safetensors")
+        assert ran.code == 0, ran.stderr
+    every, rule = load_file(tmp_path / "all.safetensors"), load_file(tmp_path / "rule.safetensors")
+    assert all(torch.equal(rule[name], tensor) for name, tensor in every.items())
+
+
+def test_weights_of_a_rule_are_those_of_the_method(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    base = tmp_path / "base.safetensors"
+    save_state(base, {name: tensor * 0.9 for name, tensor in load_file(tiny_teachers.paths[0]).items()}, {})
+    args = (*tiny_teachers.paths, *tiny_teachers.arch, "--method", "ties", "--base", base)
+    heads = []
+    for options in (("--set", "head.*:weights=1,2,3"), ("--weights", "1,2,3"), ()):
+        assert wfcli("fuse", *args, *options, "-o", tmp_path / "s.safetensors").code == 0
+        heads.append(load_file(tmp_path / "s.safetensors")["head.weight"])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_rule_may_need_the_base_where_the_method_does_not(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.safetensors"
+    save_state(
+        base, {name: (tensor * 0.9).to(tensor.dtype) for name, tensor in load_file(tiny_teachers.paths[0]).items()}, {}
+    )
+    args = (*tiny_teachers.paths, *tiny_teachers.arch, "--method", "soup", "--base", base)
+    ran = wfcli("fuse", *args, "--set", "head.*:method=copy:base", "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0, ran.stderr
+    assert torch.equal(load_file(tmp_path / "s.safetensors")["head.bias"], load_file(base)["head.bias"])
+    assert "--base: it takes none" in wfcli("fuse", *args, "-o", tmp_path / "x.safetensors").stderr
+
+
+def test_a_base_that_is_none(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    args = (*tiny_teachers.paths, *tiny_teachers.arch, "--method", "task-arithmetic", "-o", tmp_path / "s.safetensors")
+    ran = wfcli("fuse", *args, "--base", tiny_teachers.paths[1])
+    assert ran.code == 1
+    assert f"it is the teacher {tiny_teachers.paths[1].name} itself" in ran.stderr
+    torch.manual_seed(9)
+    stranger = tmp_path / "stranger.safetensors"
+    state = load_file(tiny_teachers.paths[0])
+    save_state(stranger, {n: torch.rand_like(t) if t.is_floating_point() else t for n, t in state.items()}, {})
+    ran = wfcli("fuse", *args, "--base", stranger)
+    assert ran.code == 0
+    assert "do not look as if they were fine-tuned from it" in ran.stderr
+
+
+def test_two_classes_of_one_name_in_a_head_stay_two(wfcli: Cli, tmp_path: Path) -> None:
+    arch = find_architecture("vgg11_bn_cifar", {"width": 0.125})
+    paths = []
+    for number, classes in enumerate((["crane", "crane", "hen"], ["hen", "crane"])):
+        torch.manual_seed(number)
+        paths.append(tmp_path / f"{number}.safetensors")
+        save_state(paths[-1], build_model(arch, len(classes)).state_dict(), {"classes": classes})
+    args = (*paths, "--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125", "--align", "none", "--method", "soup")
+    ran = wfcli("fuse", *args, "--heads", "stack", "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0, ran.stderr
+    assert (open_checkpoint(tmp_path / "s.safetensors").provenance or {})["classes"] == [
+        "teacher 0: crane (0)",
+        "teacher 0: crane (1)",
+        "hen",
+        "teacher 1: crane (1)",
+    ]
+    save_state(paths[1], build_model(arch, 2).state_dict(), {"classes": ["hen"]})
+    ran = wfcli("fuse", *args, "--heads", "keep:1", "-o", tmp_path / "x.safetensors")
+    assert ran.code == 1
+    assert "1.safetensors: head.weight: got 1 names of classes, expected 2 as the head has rows" in ran.stderr
+
+
+def test_a_stacked_head_goes_by_the_weights(wfcli: Cli, of_other_classes: list[Path], tmp_path: Path) -> None:
+    args = (*of_other_classes, "--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.125", "--heads", "stack")
+    out = tmp_path / "s.safetensors"
+    ran = wfcli("fuse", *args, "--method", "weighted", "--weights", "1,0,0", "--align", "none", "-o", out)
+    assert ran.code == 0, ran.stderr
+    first = load_file(of_other_classes[0])["head.weight"]
+    student = load_file(out)["head.weight"]
+    torch.testing.assert_close(student[: len(first)], first - first.mean(0))
+
+
+def test_only_students_of_fuse_have_a_recipe(wfcli: Cli, digits_zoo: Path) -> None:
+    ran = wfcli("inspect", "--recipe", next(iter(sorted(digits_zoo.glob("*.safetensors")))))
+    assert ran.code == 1
+    assert "there is no recipe in it" in ran.stderr
+    assert wfcli("inspect", "--recipe", "--plan", digits_zoo).code == 2
+
+
+def test_checkpoints_of_the_hub_come_back_at_their_commit() -> None:
+    commit = "c" * 40
+    provenance = {
+        "architecture": {"name": "resnet18", "args": {}},
+        "recipe": {"method": "ties", "base": "x/base"},
+        "base": {"name": "x/base", "sha256": "0" * 64, "revision": commit},
+        "sources": [
+            {"name": "owner/one:sub/w.safetensors", "sha256": "1" * 64, "revision": commit},
+            {"name": "owner/two@cccccccccccc", "sha256": "2" * 64, "revision": commit},
+        ],
+    }
+    text = as_toml(provenance)
+    assert f'base = "hf:x/base@{commit}"' in text
+    assert f'"hf:owner/one@{commit}:sub/w.safetensors"' in text
+    assert f'"hf:owner/two@{commit}"' in text
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('seed = "abc"', "seed: "),
+        ("seed = true", "seed: got true, expected another kind of value"),
+        ("guard = 1", "guard: got 1, expected true or false"),
+        ("data = 3", "data: got 3, expected a string"),
+        ('dtype = "float9"', "dtype: "),
+    ],
+)
+def test_a_recipe_names_what_is_wrong_in_it(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path, text: str, told: str
+) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(text)
+    ran = wfcli("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--recipe", recipe, "-o", tmp_path / "s.safetensors")
+    assert ran.code == 1
+    assert f"error: {recipe}: {told}" in ran.stderr
+
+
+def test_rules_as_a_table(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('method = "ties"\n[set."head.*"]\ndensity = 0.5\nweights = "1,2,3"\n')
+    args = (*tiny_teachers.paths, *tiny_teachers.arch)
+    assert wfcli("fuse", *args, "--recipe", recipe, "-o", tmp_path / "a.safetensors").code == 0
+    flags = ("--method", "ties", "--set", "head.*:density=0.5", "--set", "head.*:weights=1,2,3")
+    assert wfcli("fuse", *args, *flags, "-o", tmp_path / "b.safetensors").code == 0
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_method_says_that_it_measures_from_the_mean(wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    args = (*tiny_teachers.paths, *tiny_teachers.arch, "--method", "ties", "-o", tmp_path / "s.safetensors")
+    assert "measured from their mean (no --base)" in wfcli("fuse", *args).stdout
+    assert (open_checkpoint(tmp_path / "s.safetensors").provenance or {})["origin"] == "mean"

@@ -66,7 +66,10 @@ def _counts(text: str | None) -> tuple[int, ...]:
 
 
 def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    words = tuple(word.strip() for word in (text or "").split(","))
+    if text is not None and not all(words):
+        raise typer.BadParameter(f"got {text!r}, expected words with commas between them")
+    return words if text is not None else ()
 
 
 def _pairs(texts: list[str]) -> Iterator[tuple[str, float]]:
@@ -133,6 +136,10 @@ def fuse(
         raise typer.BadParameter(f"{', '.join(given)}: of no use without --data")
     if unlabelled is None and (given := _given(context, "images", "distill_steps", "distill_lr")):
         raise typer.BadParameter(f"{', '.join(given)}: of no use without --unlabelled")
+    if heads is not None and (given := _given(context, "distill_steps", "distill_lr")):
+        raise typer.BadParameter(f"{', '.join(given)}: of no use with --heads, whose teachers do not answer together")
+    if not guard and method not in ("weightformer", "auto"):
+        raise typer.BadParameter(f"--no-guard goes with --method weightformer, got --method {method}")
     architecture = _architecture(arch, arch_arg)
     from wfcli.engine import fuse as engine
     from wfcli.engine.filters import rules_of
@@ -494,6 +501,8 @@ def inspect_checkpoints(
     from wfcli.engine import inspect as engine
 
     if recipe:
+        if weights or plan:
+            raise typer.BadParameter("--recipe stands alone: leave out --weights and --plan")
         from wfcli.engine.recipe import read_recipes
 
         _show({"recipes": read_recipes(checkpoints)}, report.recipes_shown, as_json)

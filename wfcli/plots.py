@@ -25,7 +25,7 @@ def draw_comparison(result: CompareResult, path: Path, hooks: Hooks) -> None:
         hooks.warn(f"{path.name} is not drawn: matplotlib is not installed (pip install 'wfcli[plot]')")
         return
     mpl.rcParams["svg.hashsalt"] = "wfcli"  # the same figures give the same bytes
-    shown = [one for one in result.summary if one.test is not None or one.validation is not None]
+    shown = [one for one in result.summary if one.made == one.draws]
     names = list(dict.fromkeys(one.method for one in shown))
     counts = list(dict.fromkeys(one.count for one in shown))
     figure = Figure(figsize=(2.5 + 2.8 * len(counts), 1.2 + 0.24 * len(names)), layout="constrained")

@@ -165,8 +165,10 @@ def fused(result: FuseResult) -> RenderableType:
     made = _line(
         f"{result.method} of {len(result.teachers)} teachers",
         result.base and f"base {result.base}",
+        "measured from their mean (no --base)" if result.origin == "mean" else None,
         result.generator and f"generator {result.generator} ({(result.generator_digest or '')[:12]})",
         "BatchNorm calibrated" if result.calibrated else None,
+        f"{result.learned:,} images looked at" if result.learned else None,
         f"head fitted on {result.probes:,} made-up images" if result.probes else None,
         f"learnt from {result.unlabelled:,} images without labels" if result.unlabelled else None,
     )
@@ -185,14 +187,14 @@ def fused(result: FuseResult) -> RenderableType:
 
 def _tried(contest: Contest) -> list[RenderableType]:
     """Draw what `--method auto` tried: the chosen one is bold."""
-    table = _Table("", "validation top-1 %", f"{contest.split} top-1 %", "NLL", "time", "memory")
+    table = _Table("", "validation top-1 %", "validation NLL", f"{contest.split} top-1 %", "time", "memory")
     for one in contest.candidates:
         chosen = one.method == contest.chosen
         table.add_row(
             _best(one.method, chosen),
             _best("–" if one.validation is None else percent(one.validation), chosen),
-            _best("–" if one.test is None else percent(one.test), chosen),
             "" if one.nll is None else f"{one.nll:.3f}",
+            _best("–" if one.test is None else percent(one.test), chosen),
             duration(one.seconds),
             "" if one.memory is None else megabytes(one.memory),
         )
@@ -206,21 +208,24 @@ def methods_compared(result: CompareResult) -> RenderableType:
     counts = list(dict.fromkeys(one.count for one in result.summary))
     found = {(one.count, one.method): one for one in result.summary}
     names = list(dict.fromkeys(one.method for one in result.summary))
-    draws = len({(line.count, line.seed) for line in result.lines}) // max(1, len(counts))
+    draws = {one.count: one.draws for one in result.summary}
     table = _Table("", *(f"K = {count}: top-1 %" for count in counts), "time", "memory")
-    best = {
-        count: max((one.test or 0.0 for one in result.summary if one.count == count), default=0.0) for count in counts
-    }
+    whole = [one for one in result.summary if one.made == one.draws]
+    best = {count: max((one.test or 0.0 for one in whole if one.count == count), default=0.0) for count in counts}
     for name in names:
         cells = [found.get((count, name)) for count in counts]
         last = next(one for one in reversed(cells) if one is not None)
         table.add_row(
             name,
-            *(_best(_level(one), one is not None and one.test == best[one.count]) for one in cells),
+            *(
+                _best(_level(one), one is not None and one.made == one.draws and one.test == best[one.count])
+                for one in cells
+            ),
             duration(last.seconds),
             "" if last.memory is None else megabytes(last.memory),
         )
-    heading = _line(result.architecture, f"{result.data}, {result.split} split", f"{draws} draws of teachers")
+    drawn = ", ".join(f"{draws[count]} of {count} teachers" for count in counts)
+    heading = _line(result.architecture, f"{result.data}, {result.split} split", f"draws: {drawn}")
     note = "± half the 95 % interval of the mean over the draws; time and memory: median of the last column"
     left = dict.fromkeys((line.method, line.note) for line in result.lines if line.validation is line.test is None)
     return _stack(
@@ -237,7 +242,8 @@ def _level(one: Summary | None) -> str:
     if one is None or one.made == 0:
         return "–"
     level = one.test if one.test is not None else one.validation
-    return percent(level or 0.0) + ("" if one.half is None else f" ± {percent(one.half)}")
+    some = "" if one.made == one.draws else f" ({one.made} of {one.draws})"  # of the draws: no mean over all
+    return percent(level or 0.0) + ("" if one.half is None else f" ± {percent(one.half)}") + some
 
 
 def _alignment(alignment: Alignment) -> Text:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from wfcli.core.columns import image_column
-from wfcli.core.data_sources import open_table
+from wfcli.core.data_sources import open_table, same_dataset
 from wfcli.core.digits import Digits
 from wfcli.core.images import Images, augment, iterate, normalise, to_input
 from wfcli.core.roles import ROLES, part_of, rows_of
@@ -19,7 +19,8 @@ from wfcli.errors import DataError
 
 __all__ = [
     "ROLES", "DataSpec", "Images", "augment", "available_splits", "check_split", "check_unlabelled", "iterate",
-    "load_class_names", "load_images", "load_labels", "load_unlabelled", "normalise", "to_input",
+    "load_class_names", "load_images", "load_labels", "load_unlabelled", "normalise", "same_dataset",
+    "to_input",
 ]  # fmt: skip
 
 

@@ -50,6 +50,14 @@ def open_table(source: str, labelled: bool = True) -> Table:
     raise DataError(f"data {source}: {what}", hint=f"use {SPELLINGS}")
 
 
+def same_dataset(one: str, other: str) -> bool:
+    """Tell whether two things a user types are one dataset, whatever their spelling."""
+    paths = [Path(text).expanduser() for text in (one, other)]
+    if all(path.exists() for path in paths):
+        return paths[0].samefile(paths[1])
+    return one.removeprefix("hf:") == other.removeprefix("hf:")
+
+
 def _open_folder(path: Path, labelled: bool) -> Table:
     parquet = sorted(path.rglob("*.parquet"))
     if parquet:

@@ -124,6 +124,8 @@ def karcher(versions: Versions) -> Tensor:
         return torch.tensor([*versions.weights, 0.0])
     share = torch.where(valid, torch.tensor(versions.weights, dtype=torch.float64), 0.0)
     scale = float((torch.tensor(versions.weights, dtype=torch.float64) * lengths).sum())
+    if not share.sum():  # all the weight is on teachers that are zero
+        return torch.tensor([*versions.weights, 0.0])
     share = share / share.sum()
     cosines = gram / (lengths[:, None] * lengths).clamp_min(EPS)
     mean = share.clone()

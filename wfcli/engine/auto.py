@@ -25,11 +25,11 @@ from wfcli.engine.finite import Finite
 from wfcli.engine.hooks import Hooks
 from wfcli.engine.lineup import Bench, ask, load_model
 from wfcli.engine.made import Made, make
-from wfcli.engine.merging import check_method, settle
+from wfcli.engine.merging import check_method, image_counts, settle
 from wfcli.engine.recipe import recipe_of
 from wfcli.engine.situation import Situation
 from wfcli.engine.student import join
-from wfcli.errors import DataError, WfError
+from wfcli.errors import DataError, WfError, out_of_memory
 
 if TYPE_CHECKING:
     from wfcli.engine.fuse import FuseConfig
@@ -137,9 +137,12 @@ def contest(
             check_method(options)
             made = make(options, settle(options, situation.teachers), situation, own, judges.labelled)
             student = join(made.tensors)
-        except WfError as error:
-            seconds = time.perf_counter() - begun
-            yield Candidate(method, None, None, None, seconds, memory.read(), str(error.problems[0])), None, None
+        except (WfError, RuntimeError, MemoryError) as error:  # one that cannot be made does not end the others
+            told = error if isinstance(error, WfError) else out_of_memory(error)
+            if told is None and not isinstance(error, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+                raise
+            note = str(error if told is None else told.problems[0])
+            yield Candidate(method, None, None, None, time.perf_counter() - begun, memory.read(), note), None, None
             continue
         seconds, peak = time.perf_counter() - begun, memory.read()
         if made.record["method"] != method:  # no generator fits, or its student was broken
@@ -155,7 +158,7 @@ def possible(config: FuseConfig, situation: Situation) -> list[str]:
     learning = config.unlabelled is not None or "train" in available_splits(config.data)
     wanted = [name for name in ORDER if not config.methods or name in config.methods]
     if not config.methods:
-        counted = all(((c.provenance or {}).get("share") or {}).get("images") for c in situation.teachers.checkpoints)
+        counted = None not in image_counts(situation.teachers)
         wanted = [name for name in wanted if name != "fedavg" or counted]
         moved = situation.alignment is not None
         wanted = [name for name in wanted if (not moved if name == "soup" else moved or not METHODS[name].align)]

@@ -103,17 +103,24 @@ def compare(config: CompareConfig, hooks: Hooks | None = None) -> CompareResult:
         hooks.progress("comparing", number, len(draws))
         if (count, seed) in done:
             continue
-        lines += _draw(config, teachers, loaded, drawn, seed, hooks)
+        try:
+            lines += _draw(config, teachers, loaded, drawn, seed, hooks)
+        except BaseException:
+            if not any(config.output.iterdir()):  # nothing was found yet: nothing stays
+                config.output.rmdir()
+            raise
         write_json(file, {**asked, "lines": [asdict(line) for line in lines]})
     hooks.progress("comparing", len(draws), len(draws))
+    wanted = {(count, seed) for count, seed, _ in draws}
+    shown = [line for line in lines if (line.count, line.seed) in wanted]  # the file keeps those of other runs
     summary = summarise(lines)
     written = {"lines": [asdict(line) for line in lines], "summary": [asdict(one) for one in summary]}
     write_json(file, {**asked, **written})
     write_csv(config.output / "compare.csv", lines)
     return CompareResult(
         output=config.output,
-        lines=tuple(lines),
-        summary=tuple(summary),
+        lines=tuple(shown),
+        summary=tuple(summarise(shown)),
         architecture=config.architecture.label,
         data=config.data.source + (f" (classes {config.data.classes})" if config.data.classes else ""),
         split=config.split,
@@ -169,6 +176,8 @@ def _open(config: CompareConfig, hooks: Hooks) -> tuple[Teachers, Loaded | None,
 def _check_options(config: CompareConfig) -> None:
     check_candidates(config.methods)
     problems = []
+    if config.split == "validation":
+        problems.append("--split validation: auto chooses on it, it then says nothing else")
     if config.align not in ALIGN:
         problems.append(f"unknown --align {config.align!r}")
     for flag, value, least in (

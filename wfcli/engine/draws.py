@@ -36,7 +36,8 @@ class Summary:
 
     count: int
     method: str
-    made: int  # draws in which there was a student
+    draws: int
+    made: int  # of them: in which there was a student
     validation: float | None
     test: float | None
     half: float | None  # None: one draw
@@ -56,12 +57,12 @@ def read_lines(file: Path, asked: Mapping[str, Any]) -> list[Line]:
         found = json.loads(file.read_text(encoding="utf-8"))
         lines = [Line(**{**line, "teachers": tuple(line["teachers"])}) for line in found["lines"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WfError(f"{file}: cannot be read ({error})", hint="leave out --resume, or choose another -o") from error
+        raise WfError(f"{file}: cannot be read ({error})", hint="choose another -o, or remove it") from error
     other = [key for key, value in json.loads(json.dumps(asked)).items() if found.get(key) != value]
     if other:
         raise WfError(
             f"{file}: another comparison: it has other {', '.join(other)}",
-            hint="leave out --resume to make it anew, or choose another -o",
+            hint="the same command goes on with it; choose another -o, or remove it",
         )
     return lines
 
@@ -84,6 +85,7 @@ def summarise(lines: Sequence[Line]) -> list[Summary]:
             Summary(
                 count=count,
                 method=method,
+                draws=len(group),
                 made=len(made),
                 validation=fmean(validation) if validation else None,
                 test=fmean(test) if test else None,

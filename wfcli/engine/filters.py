@@ -70,13 +70,21 @@ def find_choices(
             wanted[name][key] = value
     problems.raise_all()
     choices = {}
+    told: dict[str, None] = {}  # of many tensors, once
     for name, settings in wanted.items():
-        with problems:
+        try:
             choices[name] = _choose(config, teachers, weights, settings, shares, check_param)
-    told = dict.fromkeys(line for error in problems.errors for line in error.problems)  # of many tensors, once
+        except WfError as error:  # noqa: PERF203 (all problems at once)
+            own = " ".join(dict.fromkeys(pattern for pattern, _, _ in config.rules if fnmatchcase(name, pattern)))
+            told |= dict.fromkeys(f"--set {own}: {line}" for line in error.problems)
     if told:
         raise WfError(*told, hint=f"methods for --set: copy:N, copy:base, {', '.join(sorted(_methods()))}")
     return choices
+
+
+def needs_base(value: str) -> bool:
+    """Tell whether the value of a rule looks at the base."""
+    return value == "copy:base" or (value in METHODS and bool(METHODS[value].base))
 
 
 def _methods() -> set[str]:
@@ -91,32 +99,38 @@ def _choose(
     shares: Callable[[str, tuple[float, ...] | None], tuple[float, ...]],
     check_param: Callable[[str, float], str | None],
 ) -> Choice:
-    method = settings.get("method", "weighted" if "weights" in settings else config.method)
+    usual = config.method if config.method in TENSORWISE or "weights" not in settings else "weighted"
+    method = settings.get("method", usual)
     if method.startswith("copy:"):
         if other := sorted(set(settings) - {"method"}):
-            raise WfError(f"--set: method {method}: it takes no {', '.join(other)}")
+            raise WfError(f"method {method}: it takes no {', '.join(other)}")
         return Choice("copy", weights, {}, _source(config, teachers, method))
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, _methods(), n=1)
+        raise WfError(f"unknown method {method!r}{f'; did you mean {near[0]}?' if near else ''}")
     if method not in _methods():
-        raise WfError(f"--set: method {method}: it does not go tensor by tensor")
+        raise WfError(f"method {method}: it does not go tensor by tensor")
     about = METHODS[method]
     if about.base == "must" and config.base is None:
-        raise WfError(f"--set: method {method}: got no --base, expected the checkpoint the teachers were made from")
+        raise WfError(f"method {method}: got no --base, expected the checkpoint the teachers were made from")
     if method == "slerp" and len(weights) != 2:
-        raise WfError(f"--set: method slerp: got {len(weights)} teachers, expected 2")
+        raise WfError(f"method slerp: got {len(weights)} teachers, expected 2")
+    if method == "weighted" and "weights" not in settings and config.weights is None:
+        raise WfError("method weighted: got no weights, expected a number for every teacher")
     given = None
     if "weights" in settings:
         given = _numbers(settings["weights"], len(weights))
         if not about.weights:
-            raise WfError(f"--set: method {method}: it takes no weights")
+            raise WfError(f"method {method}: it takes no weights")
     params = {**about.params, **(dict(config.params) if method == config.method else {})}
     for key, text in settings.items():
         if key in ("method", "weights"):
             continue
         if key not in about.params:
-            raise WfError(f"--set: method {method}: it has no parameter {key}")
+            raise WfError(f"method {method}: it has no parameter {key}")
         params[key] = _number(key, text)
         if wrong := check_param(key, params[key]):
-            raise WfError(f"--set: method {method}: {key}: {wrong}")
+            raise WfError(f"method {method}: {key}: {wrong}")
     own = weights if given is None and method == config.method else shares(method, given)
     return Choice("weighted" if method == "soup" else method, own, params)
 
@@ -126,21 +140,21 @@ def _source(config: FuseConfig, teachers: Teachers, method: str) -> int:
     wanted = method.removeprefix("copy:")
     if wanted == "base":
         if config.base is None:
-            raise WfError("--set: method copy:base: got no --base")
+            raise WfError("method copy:base: got no --base")
         return BASE
     names = [checkpoint.path for checkpoint in teachers.checkpoints]
     if wanted.isdecimal() and int(wanted) < len(names):
         return int(wanted)
     found = [number for number, path in enumerate(names) if wanted in (path.name, PurePath(path.name).stem)]
     if len(found) != 1:
-        raise WfError(f"--set: method {method}: no such teacher, expected 0 to {len(names) - 1}, a file or base")
+        raise WfError(f"method {method}: no such teacher, expected 0 to {len(names) - 1}, a file or base")
     return found[0]
 
 
 def _numbers(text: str, count: int) -> tuple[float, ...]:
     numbers = tuple(_number("weights", part) for part in text.split(","))
     if len(numbers) != count or not all(0 <= number < math.inf for number in numbers) or sum(numbers) <= 0:
-        raise WfError(f"--set: weights: got {text}, expected {count} numbers from 0 on, not all of them 0")
+        raise WfError(f"weights: got {text}, expected {count} numbers from 0 on, not all of them 0")
     return numbers
 
 
@@ -148,7 +162,7 @@ def _number(key: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise WfError(f"--set: {key}: got {text!r}, expected a number") from None
+        raise WfError(f"{key}: got {text!r}, expected a number") from None
 
 
 def rules_of(texts: Sequence[str]) -> tuple[Rule, ...]:

@@ -22,7 +22,7 @@ from wfcli.engine.heads import Heads, check_heads, join_heads
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.made import make
 from wfcli.engine.making import LEAST_IMAGES, needs_images, sees_colours
-from wfcli.engine.merging import check_method, settle
+from wfcli.engine.merging import check_base, check_method, settle
 from wfcli.engine.situation import find_situation
 from wfcli.engine.student import DTYPES
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 
 LEAST_PROBES = 100
+OTHER = "leave out --split: it is test, then"
 ALIGN = ("auto", "weights", "activations", "none")
 
 
@@ -86,10 +87,12 @@ class FuseResult:
     generator_digest: str | None  # sha256 of its weights
     teachers: tuple[str, ...]
     base: str | None  # the checkpoint that the method measured the teachers from
+    origin: str | None  # "base" or "mean" of the teachers: what that is; None where it measures them from nothing
     weights: tuple[float, ...] | None  # of the teachers, 0..1: as given, or in the generator's mixing (mean over rows)
     alignment: Alignment | None  # None: the teachers were left as they are
     regime: str | None  # how the teachers are related, one sentence; None where the method does not ask
     calibrated: bool
+    learned: int  # images that the method itself looked at
     probes: int  # made-up images that the head was fitted on
     unlabelled: int  # real images without labels that it has learnt from
     guard: Verdict | None  # None: not asked
@@ -118,6 +121,8 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     if settings.base is not None:
         check_not_overwritten(config.output, [settings.base.file.checkpoint])
     situation = find_situation(config, teachers, loaded, hooks)
+    if settings.base is not None:
+        check_base(config.architecture, teachers, settings.base, situation.checked, hooks)
     contest = None
     if config.method == "auto":
         from wfcli.engine.auto import choose
@@ -137,12 +142,14 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         generator_digest=made.generator.digest if made.generator else None,
         teachers=names,
         base=base.file.checkpoint.name if base else None,
+        origin=made.record.get("origin"),
         weights=made.weights,
         alignment=situation.alignment,
         regime=situation.relation.sentence(names) if situation.relation else None,
         calibrated=made.calibrated,
+        learned=made.record.get("learned_from", 0),
         probes=config.probes,
-        unlabelled=made.seen,
+        unlabelled=made.seen if heads is None else 0,  # with heads of their own it calibrates, no more
         guard=made.verdict,
         seconds=seconds,
         comparison=_compare(config, output, teachers, hooks),
@@ -277,6 +284,13 @@ def _check_auto(config: FuseConfig) -> None:
     check_candidates(config.methods)
     if config.data is None:
         raise WfError("--method auto: got no images to choose by", hint="give --data, with labels")
+    if config.split == "validation":
+        raise WfError("--method auto: it chooses on the validation split, which then says nothing else", hint=OTHER)
+    wanted = config.methods or tuple(METHODS)
+    if config.generator is not None and "weightformer" not in wanted:
+        raise WfError("--methods: none of them takes --generator", hint="add weightformer, or leave it out")
+    if config.base is not None and not any(METHODS[name].base for name in wanted):
+        raise WfError("--methods: none of them takes --base", hint="leave it out")
     of_one = {"--set": config.rules, "--weights": config.weights, "--param": config.params, "--probes": config.probes}
     for option, wanted in of_one.items():
         if wanted:

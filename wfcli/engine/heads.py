@@ -5,14 +5,16 @@ T teachers, C_t classes of one of them, C of the student, N features.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from wfcli.core.architectures import Architecture, head_keys
+from wfcli.core.methods import weighted_sum
 from wfcli.engine.provenance import class_names
 from wfcli.engine.teachers import Teachers
-from wfcli.errors import WfError
+from wfcli.errors import CheckpointError, WfError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,16 +47,25 @@ def check_heads(how: str) -> None:
 def join_heads(teachers: Teachers, arch: Architecture, how: str) -> tuple[Teachers, Heads]:
     """Return the teachers with the layout that the student will have, and how its head is made.
 
-    Where all teachers say which classes they know, a class that several of them know stands once in a stacked head.
+    Where all teachers say which classes they know, a class that several of them know stands once in a stacked head; one
+    whose name a teacher has twice stays apart.
 
     Raises:
         WfError: `keep:N` with fewer teachers.
+        CheckpointError: a file names more or fewer classes than its head has.
     """
     kind, _, number = how.partition(":")
     layout = teachers.layout
     files = [layout.to_file[key][0] for key in head_keys(arch) if key in layout.to_file]
     counts = [checkpoint.specs[files[0]].shape[0] for checkpoint in teachers.checkpoints]
     known = [class_names(checkpoint) for checkpoint in teachers.checkpoints]
+    wrong = [
+        f"{checkpoint.name}: {files[0]}: got {len(names)} names of classes, expected {count} as the head has rows"
+        for checkpoint, names, count in zip(teachers.checkpoints, known, counts, strict=True)
+        if names is not None and len(names) != count
+    ]
+    if wrong:
+        raise CheckpointError(*wrong, hint="the file is not what it says of itself: write it again")
     if kind == "keep":
         kept = int(number)
         if kept >= len(counts):
@@ -82,24 +93,33 @@ def _stacked(counts: Sequence[int], known: Sequence[tuple[str, ...] | None]) -> 
     """Return the rows of all heads, by the names of their classes or else one after the other."""
     found: dict[str, list[tuple[int, int]]] = {}
     named = all(known)
+    twice = {name for names in known for name, times in Counter(names).items() if times > 1}
     for teacher, count in enumerate(counts):
         names = known[teacher]
         for row in range(count):
-            name = names[row] if named and names else f"teacher {teacher}: {names[row] if names else row}"
+            name = names[row] if names else str(row)
+            if not named or name in twice:
+                name = f"teacher {teacher}: {name}" + (f" ({row})" if name in twice else "")
             found.setdefault(name, []).append((teacher, row))
     return tuple(map(tuple, found.values())), tuple(found)
 
 
-def head_tensor(heads: Heads, name: str, teachers: Sequence[Mapping[str, Tensor]]) -> Tensor:
+def head_tensor(heads: Heads, name: str, teachers: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Tensor:
     """Return the student's head, weight [C, N] or bias [C], from the teachers' [C_t, N] or [C_t], float32.
 
     Heads that are stacked are centred first: what is added to all rows of a head alike leaves its answers as they are,
-    but would lift its classes above those of another head.
+    but would lift its classes above those of another head. A class that several teachers know is their mean by
+    `weights`, of the T teachers, 0..1.
     """
     import torch
 
     own = {teacher for row in heads.rows for teacher, _ in row}
     read = {teacher: teachers[teacher][name].float() for teacher in own}
     if heads.centred:
-        read = {teacher: tensor - tensor.mean(0) for teacher, tensor in read.items()}
-    return torch.stack([torch.stack([read[teacher][row] for teacher, row in rows]).mean(0) for rows in heads.rows])
+        read = {teacher: tensor - tensor.mean(0) if len(tensor) > 1 else tensor for teacher, tensor in read.items()}
+    made = []
+    for rows in heads.rows:
+        total = sum(weights[teacher] for teacher, _ in rows)
+        shares = [weights[teacher] / total if total else 1 / len(rows) for teacher, _ in rows]
+        made.append(weighted_sum((read[teacher][row] for teacher, row in rows), shares))
+    return torch.stack(made)

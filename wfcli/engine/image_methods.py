@@ -43,8 +43,8 @@ def learn(
     base: Mapping[str, Tensor] | None,
     labelled: Images | None,
     weights: list[float],
-) -> dict[str, Tensor]:
-    """Return the student of a method that looks at images (timm's names, those of `base` too).
+) -> tuple[dict[str, Tensor], int]:
+    """Return the student of a method that looks at images (timm's names, those of `base` too), and how many it saw.
 
     `images` are those without labels; a method that wants labels takes `labelled` besides, or else validation images.
     Afterwards `weights` holds what part each teacher has in a student that is the mean of some.
@@ -71,19 +71,19 @@ def learn(
             side = bench.settings.size
             labelled = load_images(config.data, "validation", side, limit=MOST_IMAGES, seed=config.seed)
         if method == "greedy":
-            student = _greedy(config, nets, states, images, labelled, weights)
+            student, seen = _greedy(config, nets, states, images, labelled, weights), len(labelled)
         else:
             rows = _evenly(labelled, _most(bench.settings, len(labelled)))
             x, labels = to_input(labelled.pixels[rows], bench.settings), labelled.labels[rows]
-            steps, lr = int(params["steps"]), params["lr"]
+            steps, lr, seen = int(params["steps"]), params["lr"], len(rows)
             student = learned_soup(blank, states, x.to(bench.device), labels.to(bench.device), steps, lr, config.seed)
     else:
         assert images is not None
         x = inputs(images, bench.settings, FISHER_IMAGES if method == "fisher" else MOST_IMAGES).to(bench.device)
         plan = plan_of(config.architecture, len(states[0][f"{nets.head}.weight"]))
-        student = _from_inputs(config, params, blank, plan, states, x, base)
+        student, seen = _from_inputs(config, params, blank, plan, states, x, base), len(x)
     bench.hooks.progress(method, 1, 1)
-    return {name: tensor.cpu() for name, tensor in student.items()}
+    return {name: tensor.cpu() for name, tensor in student.items()}, seen
 
 
 def _from_inputs(

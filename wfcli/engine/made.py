@@ -13,7 +13,7 @@ from wfcli.engine.making import Work, is_guarded, keep_rules, looked_at, needs_i
 from wfcli.engine.merging import Settings
 from wfcli.engine.provenance import data_record, known_classes, made_by, source_name
 from wfcli.engine.recipe import recipe_of
-from wfcli.engine.student import cast, output_specs
+from wfcli.engine.student import FUSE_HINTS, METHOD_HINTS, cast, output_specs
 from wfcli.engine.teachers import Teachers, source_record
 
 if TYPE_CHECKING:
@@ -84,13 +84,14 @@ def make(
     if broken:
         work.weights.clear()  # the rejected one's
     calibrated = calibrated and not work.is_copy()
-    record = _record(config, settings, teachers, loaded, rejected, calibrated, seen)
+    record = _record(config, settings, teachers, loaded, rejected, calibrated, seen, sum(work.learned))
     if config.method == "greedy":
         record["weights"] = work.weights
     if situation.alignment is not None:
         record["alignment"] = {"how": situation.alignment.how, "moved": list(situation.alignment.moved)}
     read: Sequence[Finite] = [*checked, *([settings.base.file] if settings.base else [])]
-    return Made(work, cast(tensors, work.specs, read), record, loaded, calibrated, seen, verdict)
+    hints = FUSE_HINTS if loaded is not None else METHOD_HINTS
+    return Made(work, cast(tensors, work.specs, read, hints), record, loaded, calibrated, seen, verdict)
 
 
 def _fit(config: FuseConfig, situation: Situation, hooks: Hooks) -> Fitted | None:
@@ -122,6 +123,7 @@ def _record(
     rejected: Loaded | None,
     calibrated: bool,
     seen: int,
+    learned: int,
 ) -> dict[str, Any]:
     heads = settings.heads
     record = {
@@ -138,6 +140,10 @@ def _record(
         record["weights"] = list(settings.weights)
     if method.params:
         record["params"] = dict(settings.params)
+    if method.base and record["method"] == config.method:
+        record["origin"] = "mean" if settings.base is None else "base"
+    if learned:
+        record["learned_from"] = learned
     if rejected is not None:
         record["rejected"] = {"name": rejected.name, "sha256": rejected.digest}  # its student was worse than the soup
     if config.unlabelled is not None:

@@ -52,6 +52,7 @@ class Work:
     aligned: bool = False  # whether the teachers were independent, and stand in one frame now
     labelled: Images | None = None  # for methods that learn from labels; None: the validation split
     weights: list[float] = field(default_factory=list)  # of the teachers, once the method has chosen them
+    learned: list[int] = field(default_factory=list)  # numbers of images that the method has looked at
 
     def is_copy(self) -> bool:
         """Tell whether the student turned out to be one of the teachers, whose statistics are its own."""
@@ -88,9 +89,13 @@ def _with_own(work: Work, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tup
 
 
 def keep_rules(work: Work, student: dict[str, Tensor]) -> None:
-    """Make tensors, in place, as the rules say, whatever came after."""
-    for name in work.settings.own:
-        student |= join(_own(work, name))
+    """Make tensors, in place, as the rules say, whatever came after; but statistics only where they are copied.
+
+    Those of another method are the teachers' mean anyway, and calibrated where there are images.
+    """
+    for name, choice in work.settings.own.items():
+        if choice.method == "copy" or not work.teachers.layout.to_timm[name][0].endswith(STATISTICS):
+            student |= join(_own(work, name))
 
 
 def _own(work: Work, name: str) -> Iterator[tuple[str, Tensor]]:
@@ -113,7 +118,9 @@ def looked_at(work: Work, generator: Loaded | None, calibrated: bool) -> tuple[d
             from wfcli.engine.image_methods import learn
 
             base = None if settings.base is None else settings.base.view(teachers.layout)
-            _update(work, made, learn(config, settings, work.nets(), images, base, work.labelled, work.weights))
+            learnt, number = learn(config, settings, work.nets(), images, base, work.labelled, work.weights)
+            _update(work, made, learnt)
+            work.learned[:] = [number]
         elif work.aligned and of is None and config.method != "aligned-soup":  # a generator has learned to do without
             _mend(work, made, images)
         keep_rules(work, made)
@@ -154,9 +161,10 @@ def _load_images(config: FuseConfig) -> Images | None:
     """Load the images to look at nets with: those without labels, else those that calibrate, else none."""
     side = input_config(config.architecture).size
     if config.unlabelled is not None:
-        from wfcli.core.data import load_unlabelled
+        from wfcli.core.data import load_unlabelled, same_dataset
 
-        column = config.data.label_column if config.data and config.data.source == config.unlabelled else None
+        same = config.data is not None and same_dataset(config.data.source, config.unlabelled)
+        column = config.data.label_column if config.data is not None and same else None
         images = load_unlabelled(config.unlabelled, side, limit=config.images, seed=config.seed, label_column=column)
         if len(images) < LEAST_IMAGES:
             raise DataError(

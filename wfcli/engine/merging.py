@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wfcli.core.architectures import Layout, match_layout
+from wfcli.core.architectures import Architecture, Layout, match_layout
 from wfcli.core.checkpoint import TensorSpec, file_order, open_checkpoint
 from wfcli.core.methods import METHODS
 from wfcli.core.pieces import in_pieces
 from wfcli.core.sources import Source, resolve_source
-from wfcli.engine.filters import BASE, Choice, find_choices
+from wfcli.engine.filters import BASE, Choice, find_choices, needs_base
 from wfcli.engine.finite import Finite
 from wfcli.engine.heads import Heads, head_tensor
 from wfcli.engine.hooks import Hooks
@@ -85,7 +85,7 @@ def check_method(config: FuseConfig) -> None:
     method, problems = METHODS[config.method], []
     if method.align and config.align == "none":
         problems.append("--align none: it averages teachers in one frame")
-    if config.base is not None and not method.base:
+    if config.base is not None and not method.base and not any(needs_base(value) for _, _, value in config.rules):
         problems.append("--base: it takes none")
     if config.base is None and method.base == "must":
         problems.append("--base: got none, expected the checkpoint that the teachers were fine-tuned from")
@@ -172,7 +172,7 @@ def one_tensor(
     base = settings.base
     has_base = base is not None and name not in base.other
     if settings.heads is not None and name in settings.heads.names:
-        yield head_tensor(settings.heads, name, teachers)
+        yield head_tensor(settings.heads, name, teachers, settings.weights)
     elif choice.method == "copy":
         if choice.source == BASE and not has_base:
             raise WfError(
@@ -206,16 +206,55 @@ def _open_base(config: FuseConfig, teachers: Teachers) -> Base:
     return Base(Finite(checkpoint), source, other)
 
 
+def check_base(arch: Architecture, teachers: Teachers, base: Base, checked: Sequence[Finite], hooks: Hooks) -> None:
+    """Refuse a base that is one of the teachers, and warn of one that they were hardly made from.
+
+    Raises:
+        WfError: the base has the bytes of a teacher.
+    """
+    from wfcli.engine.relation import is_ancestor
+
+    own = base.file.checkpoint
+    same = [
+        checkpoint.name
+        for checkpoint in teachers.checkpoints
+        if checkpoint.size == own.size and checkpoint.digest() == own.digest()
+    ]
+    if same:
+        raise WfError(
+            f"--base {own.name}: it is the teacher {same[0]} itself",
+            hint="give the checkpoint that all of them were fine-tuned from, or leave this teacher out",
+        )
+    if not is_ancestor(arch, teachers, checked[0], base.view(teachers.layout)):
+        hooks.warn(
+            f"--base {own.name}: the teachers do not look as if they were fine-tuned from it: what they have learned "
+            "is measured from the wrong place"
+        )
+
+
+def image_counts(teachers: Teachers) -> tuple[float | None, ...]:
+    """Return the number of images that each teacher was trained on, from the records in the files; None: unknown.
+
+    Teachers of all images of one dataset count alike.
+    """
+    records = [checkpoint.provenance or {} for checkpoint in teachers.checkpoints]
+    found = [(record.get("share") or {}).get("images") for record in records]
+    if all(number == "all" for number in found) and all(
+        record.get("data") == records[0].get("data") for record in records
+    ):
+        return (1.0,) * len(found)
+    return tuple(float(number) if isinstance(number, int) and number > 0 else None for number in found)
+
+
 def _images(teachers: Teachers) -> tuple[float, ...]:
-    """Return the number of images that each teacher was trained on, from the records in the files."""
-    found = [((checkpoint.provenance or {}).get("share") or {}).get("images") for checkpoint in teachers.checkpoints]
-    unknown = [c.name for c, number in zip(teachers.checkpoints, found, strict=True) if not number]
+    found = image_counts(teachers)
+    unknown = [c.name for c, number in zip(teachers.checkpoints, found, strict=True) if number is None]
     if unknown:
         raise WfError(
             *(f"--method fedavg: {name}: its file does not say on how many images it was trained" for name in unknown),
             hint="give the numbers with --weights, in the order of the teachers",
         )
-    return tuple(float(number) for number in found if number)
+    return tuple(number for number in found if number is not None)
 
 
 def _listed(weights: Sequence[float]) -> str:

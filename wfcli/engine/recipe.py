@@ -81,7 +81,7 @@ def read_recipes(texts: Sequence[str]) -> dict[str, str]:
     for source in resolve_sources(texts, "checkpoint", problems):
         with problems:
             provenance = open_checkpoint(source.path, source.name).provenance or {}
-            if "recipe" not in provenance:
+            if provenance.get("verb") != "fuse" or "recipe" not in provenance:
                 raise CheckpointError(
                     f"{source.name}: there is no recipe in it", hint="only students of wfcli fuse have one"
                 )
@@ -96,11 +96,22 @@ def as_toml(provenance: Mapping[str, Any]) -> str:
     lines = [f"arch = {json.dumps(arch['name'])}"]
     if arch["args"]:
         lines.append(f"arch-arg = {json.dumps([f'{name}={value}' for name, value in arch['args'].items()])}")
-    lines += [f"{flag} = {json.dumps(value, ensure_ascii=False)}" for flag, value in provenance["recipe"].items()]
+    options = dict(provenance["recipe"])
+    if "base" in options and "base" in provenance:
+        options["base"] = _pinned(provenance["base"])
+    lines += [f"{flag} = {json.dumps(value, ensure_ascii=False)}" for flag, value in options.items()]
     lines.append("teachers = [")
     for source in provenance["sources"]:
         name = source["name"].removesuffix(f" ({source['sha256'][:8]})")  # which tells apart those of one name
-        if "revision" in source:
-            name = f"hf:{name}@{source['revision']}"
+        name = _pinned({**source, "name": name})
         lines.append(f"  {json.dumps(name, ensure_ascii=False)},  # sha256 {source['sha256']}")
     return "\n".join([*lines, "]"])
+
+
+def _pinned(source: Mapping[str, Any]) -> str:
+    """Name a checkpoint as a user would: one of the Hub at its commit, hf:owner/name@commit:file."""
+    if "revision" not in source:
+        return str(source["name"])
+    repository, colon, file = str(source["name"]).partition(":")
+    repository = repository.partition("@")[0]  # the commit stands there where there are several of one repository
+    return f"hf:{repository}@{source['revision']}{colon}{file}"

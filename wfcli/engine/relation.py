@@ -24,6 +24,16 @@ def glance(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str
     return _relation(teachers, checked, names[:: max(1, -(-len(names) // GLANCED))])
 
 
+def is_ancestor(
+    arch: Architecture, teachers: Teachers, teacher: Mapping[str, Tensor], base: Mapping[str, Tensor]
+) -> bool:
+    """Tell from a few tensors whether a net (timm's names) may be the one that a teacher was fine-tuned from."""
+    names = [name for name in _matrices(arch, teachers) if name in base]
+    view = teachers.layout.timm_view(teacher)
+    found = regime([base, view], names[:: max(1, -(-len(names) // GLANCED))])
+    return found.shared_base or not any(found.cosines)
+
+
 def _matrices(arch: Architecture, teachers: Teachers) -> list[str]:
     head = head_keys(arch)
     return [name for name, shape in teachers.layout.to_timm.values() if len(shape) >= 2 and name not in head]

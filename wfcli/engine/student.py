@@ -34,6 +34,7 @@ DTYPES = {
     "float8_e5m2": "F8_E5M2",
 }
 FUSE_HINTS = ("try another --generator, or --method soup", "choose --dtype bfloat16 or float32, which reach further")
+METHOD_HINTS = ("try another --method, or other values of --param", FUSE_HINTS[1])
 
 
 def output_specs(teachers: Teachers, dtype: str) -> dict[str, TensorSpec]:
