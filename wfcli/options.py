@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from wfcli.completion import complete_architecture, complete_generator, complete_method
 from wfcli.recipe_file import take_recipe
 
 DATA = "Data"
@@ -68,11 +69,24 @@ PlanOption = Annotated[
 # Architecture ------------------------------------------------------------------------------------------------------
 
 ArchitectureOption = Annotated[
-    str, typer.Option("--arch", metavar="A", help="Architecture: a timm or torchvision name.", show_default=False)
+    str,
+    typer.Option(
+        "--arch",
+        metavar="A",
+        help="Architecture: a timm or torchvision name.",
+        show_default=False,
+        autocompletion=complete_architecture,
+    ),
 ]
 OptionalArchitectureOption = Annotated[
     str | None,
-    typer.Option("--arch", metavar="A", help="Architecture: a timm or torchvision name.", show_default=False),
+    typer.Option(
+        "--arch",
+        metavar="A",
+        help="Architecture: a timm or torchvision name.",
+        show_default=False,
+        autocompletion=complete_architecture,
+    ),
 ]
 ArchitectureArgs = Annotated[
     list[str] | None,
@@ -89,6 +103,7 @@ MethodOption = Annotated[
         "--method",
         metavar="M",
         help="Merge method ([bold]wfcli methods[/] lists them), or auto: the best by the validation images.",
+        autocompletion=complete_method,
     ),
 ]
 BaseOption = Annotated[
@@ -184,6 +199,7 @@ GeneratorOption = Annotated[
         metavar="SRC",
         help="A folder, hf:owner/name or pretrained:NAME. [dim]\\[default: the universal one][/]",
         show_default=False,
+        autocompletion=complete_generator,
     ),
 ]
 AlignOption = Annotated[
