@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads only cost
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as the command line has it: the same last bits in all processes
 
 import signal
 from collections.abc import Callable
