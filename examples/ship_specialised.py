@@ -50,12 +50,12 @@ wfcli fuse 'teachers/*.safetensors' {options} \\
 ## Results
 
 Top-1 in %, 5,000 test images of CIFAR-10; K fine-tunes that no generator has seen, all on the same {images} images,
-recipes varied. Mean over five sets of teachers and {seeds} seeds of the generator (its controls and distillation: one),
+recipes varied. Mean over five sets of teachers and {seeds} of the generator (its controls and distillation: one),
 ± half the 95 % interval of the mean over the sets.
 
 {table}
-Shipped is {chosen}, the best on held-out teachers (gain over the soup there: {gain:.1f} points), its prior rounded to
-bfloat16; the figures are those before.
+Shipped is {chosen}{why} (gain over the soup on held-out teachers: {gain:.1f} points), its prior rounded to bfloat16;
+the figures are those before.
 
 ## Limits
 
@@ -108,7 +108,8 @@ def write_card(parameters: int, zoo: Zoo, results: Mapping[str, Any], gain: floa
         name=NAMES[place],
         lr="0.03" if place.startswith("vgg") else "0.0006",
         images=f"{sum(zoo.teachers[0].class_counts):,}",
-        seeds=seeds,
+        seeds=f"{seeds} seeds" if seeds > 1 else "one seed",
+        why=", the best of them there" if seeds > 1 else "",
         table=table(results, ROWS),
         chosen=chosen,
         gain=100 * gain,

@@ -1,6 +1,6 @@
 """Put what a finished examples/compare_methods.sh measured where it is read: examples/results/ and the README's table.
 
-Every mean is over draws of teachers; behind the ± stands half the 95 % interval of the mean (Student's t).
+What is not in its work folder stays as it is in examples/results/. Every mean is over draws of teachers; behind the ± stands half the 95 % interval of the mean (Student's t).
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def main() -> None:
     }
     if not results:
         raise SystemExit(f"{place}: no comparisons there, expected those of examples/compare_methods.sh")
+    known = {**committed(), **results}
+    results = {name: known[name] for name in PLACES if name in known}
     text = README.read_text(encoding="utf-8")
     marks = re.compile(r"(<!-- compare table -->\n).*(<!-- end of compare table -->)", re.DOTALL)
     text, found = marks.subn(lambda mark: mark[1] + readme_table(results) + mark[2], text)

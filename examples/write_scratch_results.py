@@ -78,7 +78,8 @@ def main() -> None:
     paths = {kind: runs / f"{kind}.json" for kind in KINDS if (runs / f"{kind}.json").exists()}
     if not paths:
         raise SystemExit(f"{runs}: no tables there, expected vgg11.json and others of examples/scratch_teachers.sh")
-    results = {kind: json.loads(path.read_text()) for kind, path in paths.items()}
+    known = {**committed(), **{kind: json.loads(path.read_text()) for kind, path in paths.items()}}
+    results = {kind: known[kind] for kind in KINDS if kind in known}
     text = README.read_text(encoding="utf-8")
     marks = re.compile(r"(<!-- scratch table -->\n).*(<!-- end of scratch table -->)", re.DOTALL)
     text, found = marks.subn(lambda mark: mark[1] + table(results, (2, 6)) + mark[2], text)
