@@ -1,6 +1,7 @@
 """Put what a finished examples/compare_methods.sh measured where it is read: examples/results/ and the README's table.
 
-What is not in its work folder stays as it is in examples/results/. Every mean is over draws of teachers; behind the ± stands half the 95 % interval of the mean (Student's t).
+What is not in its work folder stays as it is in examples/results/. Every mean is over draws of teachers; behind the ±
+stands half the 95 % interval of the mean (Student's t).
 """
 
 from __future__ import annotations
