@@ -65,8 +65,10 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []  # "HEAD /owner/name/resolve/main/model.safetensors"
         self.status: int | None = None  # answer everything with it
-        self.busy = 0  # answer so many requests with 429, too many requests
-        self.cut = 0  # of so many downloads send half of the bytes, then hang up
+        self.busy = 0  # answer so many requests with 429, too many requests,
+        self.busy_at = ""  # of those that have this in their path
+        self.cut = 0  # of so many downloads send a share of the bytes, then hang up
+        self.keep = 0.5  # that share
         self.corrupt = False  # change the last byte of every file that is downloaded
         self.large: dict[str, bytes] = {}  # sha256 -> what was uploaded as LFS
         self.messages: list[str] = []  # of the commits that were sent
@@ -154,7 +156,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 return
             if hub.cut and self.command == "GET" and "/resolve/" in request.path:
                 hub.cut -= 1
-                self.wfile.write(content[: len(content) // 2])
+                self.wfile.write(content[: int(len(content) * hub.keep)])
                 self.close_connection = True
                 return
             self.wfile.write(content)
@@ -181,7 +183,7 @@ def _respond(hub: HubServer, request: Request) -> Answer:
     hub.requests.append(f"{request.method} {request.path}")
     if hub.status is not None:
         return _error(hub.status, "", "out of order")
-    if hub.busy:
+    if hub.busy and hub.busy_at in request.path:
         hub.busy -= 1
         return _error(429, "", "too many requests")
     for pattern, respond in ROUTES:
@@ -258,7 +260,8 @@ def _create(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
         return _error(401, "", "Invalid username or password.")
     name = f"{owner}/{wanted['name']}"
     if name in hub.repositories:
-        return _error(409, "", "You already created this model repo")
+        known = {"error": "You already created this model repo", "url": f"{hub.endpoint}/{name}"}
+        return 409, {}, json.dumps(known).encode()
     if owner != request.user:
         return _error(403, "", "You don't have the rights to create a model under this namespace")
     hub.add(name, {".gitattributes": b""}, private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
