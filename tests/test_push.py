@@ -140,6 +140,27 @@ def test_sources_of_the_hub_are_base_models(
     assert f'"hf:you/zoo@{commit}:teacher-02.safetensors"' in hub.files("me/net")["README.md"].decode()
 
 
+def test_the_card_of_a_fine_tuned_student(hub: HubServer, wfcli: Run, student: Path, tmp_path: Path) -> None:
+    commit = 40 * "a"
+    record = {
+        "verb": "finetune",
+        "architecture": {"name": "vgg11_bn_cifar", "args": {"width": 0.125}},
+        "sources": [{"name": "you/start (0123abcd)", "sha256": 64 * "1", "revision": commit}],
+        "teachers": [{"name": "here.safetensors", "sha256": 64 * "2"}],
+        "data": {"source": "hf:uoft-cs/cifar10", "label_column": None, "classes": None},
+        "recipe": {"steps": 7},
+    }
+    save_state(tmp_path / "tuned.safetensors", dict(open_checkpoint(student)), record)
+    assert wfcli("push", tmp_path / "tuned.safetensors", "hf:me/net").code == 0
+    found = metadata(hub, "me/net")
+    assert (found["base_model"], found["base_model_relation"]) == (["you/start"], "finetune")
+    assert (found["tags"], found["datasets"]) == (["wfcli", "finetune"], ["uoft-cs/cifar10"])
+    text = hub.files("me/net")["README.md"].decode()
+    assert f"commit {commit}, sha256 {64 * '1'}" in text
+    assert f"- here.safetensors, sha256 {64 * '2'}, a teacher" in text
+    assert '"steps": 7' in text
+
+
 def test_a_small_transformer_with_its_arguments(hub: HubServer, wfcli: Run, tmp_path: Path) -> None:
     args = {"patch_size": 8, "width": 1 / 3}
     torch.manual_seed(0)
@@ -163,7 +184,9 @@ def test_torchvision_names_become_timms(hub: HubServer, wfcli: Run, tmp_path: Pa
     model = timm.create_model("hf-hub:me/mobile", pretrained=True)
     assert torch.allclose(logits(model, 224), logits(theirs, 224), atol=1e-5)
     assert torch.equal(logits(model, 224), our_logits(path, "mobilenet_v2"))
-    assert timm.data.resolve_model_data_config(model)["mean"] == [0.485, 0.456, 0.406]
+    prepared = timm.data.resolve_model_data_config(model)
+    assert prepared["mean"] == [0.485, 0.456, 0.406]
+    assert (prepared["crop_pct"], prepared["interpolation"]) == (1.0, "bilinear")  # as wfcli looks at images
     assert "wfcli.core.small_models" not in hub.files("me/mobile")["README.md"].decode()
 
 
@@ -327,6 +350,7 @@ def test_a_dry_run_sends_nothing(hub: HubServer, wfcli: Run, student: Path, monk
     assert hub.requests == []
     for part in ("model.safetensors", "config.json", "library_name: timm", "nothing was sent: --dry-run"):
         assert part in ran.stdout
+    assert f"wfcli fuse --recipe recipe.toml -o {student.name}\n" in ran.stdout
 
 
 def test_what_is_not_ours_is_refused_before_anything_is_sent(

@@ -360,8 +360,10 @@ def pushed(result: PushResult) -> RenderableType:
     for file in result.files:
         table.add_row(Text(file.name), megabytes(file.size))
     if result.url is None:
-        return _stack(table, Text(), Text(result.card.rstrip()), Text(), _dim("nothing was sent: --dry-run"))
-    return _stack(table, Text(), Text.assemble((result.url, "bold"), f" · commit {result.commit}"))
+        card = Text(result.card.rstrip(), no_wrap=True, overflow="ignore")  # its lines as they are
+        return _stack(table, Text(), card, Text(), _dim("nothing was sent: --dry-run"))
+    where = Text.assemble((result.url, "bold"), f" · commit {result.commit}", no_wrap=True, overflow="ignore")
+    return _stack(table, Text(), where)
 
 
 def pulled(result: PullResult) -> RenderableType:
@@ -369,8 +371,9 @@ def pulled(result: PullResult) -> RenderableType:
     table = _Table("", "size")
     for file in result.files:
         table.add_row(Text(file.name), megabytes(file.size))
-    where = Text.assemble((str(result.folder), "bold"), f" · {result.repo} at commit {result.commit}", overflow="fold")
-    return _stack(where, _line(f"{len(result.files):,} files", megabytes(result.size)), Text(), table)
+    where = Text.assemble((str(result.folder), "bold"), no_wrap=True, overflow="ignore")
+    what = _line(f"{result.repo} at commit {result.commit}", f"{len(result.files):,} files", megabytes(result.size))
+    return _stack(where, what, Text(), table)
 
 
 def recipes_shown(result: Mapping[str, Mapping[str, str]]) -> str:

@@ -103,16 +103,20 @@ def fetch_all(name: HubName) -> HubFile:
 
 
 def fetch_beside(name: HubName, weights: HubFile, file: str) -> HubFile | None:
-    """Fetch a file that stands beside the weights, at their commit; None where there is none.
+    """Fetch a file that stands beside the weights, at their commit; None where there is none, or offline none is known.
 
     Raises:
         SourceError: the Hub does not answer as it should.
     """
+    from huggingface_hub import constants
+
     folder = weights.file.rpartition("/")[0]
     at = HubName(name.text, name.repo, weights.commit, name.file)
     try:
         return _fetch(at, f"{folder}/{file}" if folder else file, cached_only=False)
-    except _MissingFileError:
+    except _MissingFileError as error:
+        if error.unreachable and not constants.HF_HUB_OFFLINE:
+            raise error.explained from error
         return None
 
 

@@ -80,7 +80,7 @@ def upload(to: Destination, files: Mapping[str, Path | bytes], message: str) -> 
 def _bars_for_people() -> Iterator[None]:
     """Let the client draw its bars on a terminal alone; that of an upload does not look where it goes."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     if sys.stderr.isatty() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:  # as the user has chosen
         yield

@@ -14,7 +14,10 @@ from wfcli.core.layouts import tables
 from wfcli.errors import ArchitectureError
 
 # What timm knows of its own weights of the same net is not said of ours.
-OTHERS = ("tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "description")
+OTHERS = ("tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "description",
+          "test_input_size", "test_pool_size", "test_crop_pct")  # fmt: skip
+# How images are prepared here: the shorter side to the net's size, and the middle of it.
+PREPARED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
 CONFIG = "config.json"
 HINT = "give --arch and --arch-arg"
 
@@ -26,15 +29,13 @@ def timm_config(arch: Architecture, num_classes: int, label_names: Sequence[str]
     wants = input_config(arch)
     seen = {"input_size": [_channels(arch), wants.size, wants.size], "mean": list(wants.mean), "std": list(wants.std)}
     model = build_model(arch, num_classes, device="meta")
-    extra: dict[str, Any] = {"pretrained_cfg": seen}
-    if label_names:
-        extra["label_names"] = list(label_names)
     with TemporaryDirectory() as folder:
         file = Path(folder) / CONFIG
-        save_config_for_hf(model, str(file), model_config=extra)
+        save_config_for_hf(model, str(file), model_config={"label_names": list(label_names)} if label_names else None)
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     config["architecture"] = arch.timm_name.partition(".")[0]
-    config["pretrained_cfg"] = {key: value for key, value in config["pretrained_cfg"].items() if key not in OTHERS}
+    known = {key: value for key, value in config["pretrained_cfg"].items() if key not in OTHERS}
+    config["pretrained_cfg"] = {**known, **seen, **PREPARED}
     # The writer names all that the net was built with; what is usual is left out, older timm does not know it all.
     config.pop("model_args", None)
     if args := {key: value for key, value in arch.args if key not in SHAPELESS_ARGS}:

@@ -70,7 +70,7 @@ def student_text(repo: str, checkpoint: Checkpoint, layout: Layout, measured: Me
         *([_source_line(made["base"]) + ", the base"] if isinstance(made.get("base"), dict) else []),
         *(_source_line(source) + ", a teacher" for source in made.get("teachers") or []),
         "",
-        *_again(made, checkpoint.path.name),
+        *_again(made, checkpoint.path.name.removesuffix(".index.json")),
     ]
     return "\n".join(lines) + "\n"
 

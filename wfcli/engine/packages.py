@@ -77,7 +77,8 @@ def _pack_student(config: PushConfig, repo: str, path: Path, folder: Path) -> Pa
     measured = None if config.metrics is None else hub_texts.read_metrics(config.metrics, checkpoint)
     checked = Finite(checkpoint)
     for key in checked:  # its weights as a whole are read before anything is sent
-        _ = checked[key]
+        for _ in checked.pieces(key):
+            pass
     raise_nonfinite([checked])
     from wfcli.core.timm_config import timm_config  # torch and timm
 
