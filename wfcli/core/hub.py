@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -127,6 +128,22 @@ def blob_digest(path: Path) -> str | None:
     return blob.name if is_sha256 else None
 
 
+@contextmanager
+def bars_for_people() -> Iterator[None]:
+    """Let the client draw its bars on a terminal alone; some of them do not look where they go."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:  # as the user has chosen
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
 class _MissingFileError(Exception):
     def __init__(self, explained: SourceError, unreachable: bool) -> None:
         super().__init__(str(explained))
@@ -178,7 +195,10 @@ def _snapshot(name: HubName, allowed: Sequence[str] | None = None, ignored: Sequ
     allow = None if allowed is None else list(allowed)
     ignore = None if ignored is None else list(ignored)
     try:
-        return Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=allow, ignore_patterns=ignore))
+        with bars_for_people():
+            return Path(
+                snapshot_download(name.repo, revision=name.revision, allow_patterns=allow, ignore_patterns=ignore)
+            )
     except Exception as error:
         raise explain(name, name.file, error) from error
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from wfcli.core.hub import bars_for_people
 from wfcli.core.hub_names import reason, status_of
 from wfcli.errors import OutputError, WfError
 
 CARD = "README.md"
+PUBLIC = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,18 @@ def upload(to: Destination, files: Mapping[str, Path | bytes], message: str) -> 
     Raises:
         OutputError: nobody is logged in, or may not write there; or the Hub does not take the files.
     """
+    import huggingface_hub
     from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token
     from huggingface_hub.errors import RepositoryNotFoundError
 
     if get_token() is None:
         raise _not_logged_in(to)
     api = HfApi(library_name="wfcli")
-    with _explained(to), _bars_for_people():
-        ModelCard(_text(files[CARD])).validate()
+    with _explained(to), bars_for_people():
+        # Before a repository is made for it. Older clients ask huggingface.co, whatever the endpoint: a private
+        # mirror's cards are none of its business, and the commit has them checked again.
+        if api.endpoint == PUBLIC or hasattr(huggingface_hub, "get_cached_repo_tree"):
+            ModelCard(_text(files[CARD])).validate()
         try:
             info = api.model_info(to.repo)
             public, before = not info.private, [file.rfilename for file in info.siblings or ()]
@@ -74,22 +79,6 @@ def upload(to: Destination, files: Mapping[str, Path | bytes], message: str) -> 
         )
     left = [name for name in before if name.endswith(".safetensors") and name not in files]
     return Sent(done.pr_url or page, done.oid, tuple(left) if to.branch is None else ())
-
-
-@contextmanager
-def _bars_for_people() -> Iterator[None]:
-    """Let the client draw its bars on a terminal alone; that of an upload does not look where it goes."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
-
-    if sys.stderr.isatty() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:  # as the user has chosen
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
 
 
 def _text(content: Path | bytes) -> str:
