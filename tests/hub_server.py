@@ -1,25 +1,35 @@
-"""A Hub in a thread: as much of its protocol as huggingface_hub needs to resolve a revision and fetch files.
+"""A Hub in a thread: as much of its protocol as huggingface_hub needs to resolve, fetch and push.
 
-    GET /api/models/{repo}/revision/{rev}      commit and file names
-    GET /api/models/{repo}/tree/{rev}          file names, sizes, hashes
-    HEAD, GET /{repo}/resolve/{rev}/{file}     ETag, X-Repo-Commit, Content-Length, and the bytes
+    GET /api/models/{repo}[/revision/{rev}]        commit and file names
+    GET /api/models/{repo}/tree/{rev}              file names, sizes, hashes
+    HEAD, GET /{repo}/resolve/{rev}/{file}         ETag, X-Repo-Commit, Content-Length, and the bytes or a range of them
+    GET /api/whoami-v2, POST /api/validate-yaml, /api/repos/create, /api/models/{repo}/branch/{branch}
+    POST /api/models/{repo}/preupload/{rev}        which files go up as LFS
+    POST /{repo}.git/info/lfs/objects/batch        where those go; PUT /lfs/{sha256}, POST /lfs/{sha256}/verify
+    POST /api/models/{repo}/commit/{rev}           NDJSON: a header, then files
 
-Errors are told as the Hub tells them: status plus X-Error-Code.
+Errors are told as the Hub tells them: status plus X-Error-Code. Whoever writes needs a token.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import yaml
+
+TOKEN = "hf_of_the_tests"
+USER = "me"  # whose token that is, and in whose name it may write
+LARGE = (".safetensors", ".bin", ".pt")  # kept as LFS
 
 
 @dataclass
@@ -29,6 +39,23 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)
     gated: bool = False
+    private: bool = False
+
+
+@dataclass
+class Request:
+    """One request, taken apart."""
+
+    method: str
+    path: str
+    query: dict[str, list[str]]
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def user(self) -> str | None:
+        """Whose token came with it."""
+        return USER if self.headers.get("authorization") == f"Bearer {TOKEN}" else None
 
 
 class HubServer:
@@ -38,19 +65,38 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []  # "HEAD /owner/name/resolve/main/model.safetensors"
         self.status: int | None = None  # answer everything with it
+        self.busy = 0  # answer so many requests with 429, too many requests,
+        self.busy_at = ""  # of those that have this in their path
+        self.cut = 0  # of so many downloads send a share of the bytes, then hang up
+        self.keep = 0.5  # that share
+        self.corrupt = False  # change the last byte of every file that is downloaded
+        self.large: dict[str, bytes] = {}  # sha256 -> what was uploaded as LFS
+        self.messages: list[str] = []  # of the commits that were sent
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
-    def add(self, name: str, files: Mapping[str, bytes], branch: str = "main", gated: bool = False) -> str:
+    def add(
+        self, name: str, files: Mapping[str, bytes], branch: str = "main", gated: bool = False, private: bool = False
+    ) -> str:
         """Add a commit to a repository and point `branch` to it; return its id."""
         repository = self.repositories.setdefault(name, Repository())
         commit = hashlib.sha1(repr((name, sorted(files.items()))).encode()).hexdigest()
         repository.commits[commit] = dict(files)
         repository.references[branch] = commit
-        repository.gated = gated
+        repository.gated, repository.private = gated, private
         return commit
+
+    def files(self, name: str, branch: str = "main") -> dict[str, bytes]:
+        """Return the files at the tip of a branch."""
+        repository = self.repositories[name]
+        return repository.commits[repository.references[branch]]
+
+    @property
+    def writes(self) -> list[str]:
+        """The requests that change something, or would."""
+        return [request for request in self.requests if request.startswith(("POST ", "PUT "))]
 
     def __enter__(self) -> HubServer:
         self._thread.start()
@@ -67,7 +113,7 @@ class HubServer:
             self._server.server_close()
 
 
-def use_hub(server: HubServer, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def use_hub(server: HubServer, cache: Any, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
     """Point huggingface_hub, which reads its variables when it is imported, to the server and an empty cache."""
     from huggingface_hub import constants
 
@@ -79,8 +125,14 @@ def use_hub(server: HubServer, cache: Any, monkeypatch: pytest.MonkeyPatch) -> N
     )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # its server is another one
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache) + ".token")  # not that of whoever runs the tests
+    monkeypatch.setenv("HF_TOKEN_PATH", str(cache) + ".token")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
 
 
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
@@ -90,19 +142,36 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name of the base class)
             pass
 
-        def do_HEAD(self) -> None:
-            self._answer(*_respond(hub, "HEAD", self.path))
-
-        def do_GET(self) -> None:
-            self._answer(*_respond(hub, "GET", self.path))
-
-        def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        def _take(self) -> None:
+            body = self._body()
+            url = urlsplit(self.path)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            request = Request(self.command, unquote(url.path), parse_qs(url.query), headers, body)
+            status, more, content = _respond(hub, request)
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            for name, value in {"Content-Length": str(len(content)), **more}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
+            if self.command == "HEAD":
+                return
+            if hub.cut and self.command == "GET" and "/resolve/" in request.path:
+                hub.cut -= 1
+                self.wfile.write(content[: int(len(content) * hub.keep)])
+                self.close_connection = True
+                return
+            self.wfile.write(content)
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+
+        do_HEAD = do_GET = do_POST = do_PUT = _take  # noqa: N815 (the names of the base class)
 
     return Handler
 
@@ -110,43 +179,205 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 Answer = tuple[int, dict[str, str], bytes]
 
 
-def _respond(hub: HubServer, method: str, url: str) -> Answer:
-    path = unquote(urlsplit(url).path)
-    hub.requests.append(f"{method} {path}")
+def _respond(hub: HubServer, request: Request) -> Answer:
+    hub.requests.append(f"{request.method} {request.path}")
     if hub.status is not None:
         return _error(hub.status, "", "out of order")
-    found = re.fullmatch(
-        r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<rev>[^/]+)/?"
-        r"|/(?P<repo2>[^/]+/[^/]+)/resolve/(?P<rev2>[^/]+)/(?P<file>.+)",
-        path,
-    )
-    if found is None:
-        return _error(404, "", "no such page")
-    repository = hub.repositories.get(found["repo"] or found["repo2"])
-    if repository is None:
+    if hub.busy and hub.busy_at in request.path:
+        hub.busy -= 1
+        return _error(429, "", "too many requests")
+    for pattern, respond in ROUTES:
+        found = re.fullmatch(pattern, f"{request.method} {request.path}")
+        if found is not None:
+            return respond(hub, request, found)
+    return _error(404, "", "no such page")
+
+
+def _read(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    """Answer what is asked about a repository: its commit, its files, one of them."""
+    repository = hub.repositories.get(found["repo"])
+    if repository is None or (repository.private and request.user is None):
         return _error(401, "RepoNotFound", "Repository not found")
-    if repository.gated:
+    parts = found.groupdict()
+    if repository.gated and (parts.get("what") or parts.get("file")):
         return _error(403, "GatedRepo", "Access is restricted")
-    revision = unquote(found["rev"] or found["rev2"])
+    revision = parts.get("rev") or "main"
     commit = repository.references.get(revision, revision)
     if commit not in repository.commits:
         return _error(404, "RevisionNotFound", "Revision not found")
     files = repository.commits[commit]
-    if found["what"] == "revision":
-        return _json({"id": found["repo"], "sha": commit, "siblings": [{"rfilename": file} for file in files]})
-    if found["what"] == "tree":
-        entries = [{"type": "file", "path": f, "size": len(b), "oid": _hash(b)} for f, b in files.items()]
-        return _json(entries)
+    if parts.get("file") is not None:
+        return _file(hub, request, commit, files, found["file"])
+    if parts.get("what") == "tree":
+        return _json([_tree_entry(name, body) for name, body in files.items()])
+    siblings = [{"rfilename": name} for name in files]
+    return _json({"id": found["repo"], "sha": commit, "private": repository.private, "siblings": siblings})
+
+
+def _tree_entry(name: str, body: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(body), "oid": _git_id(body)}
+    if name.endswith(LARGE):
+        entry["lfs"] = {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 134}
+    return entry
+
+
+def _file(hub: HubServer, request: Request, commit: str, files: Mapping[str, bytes], name: str) -> Answer:
     headers = {"X-Repo-Commit": commit}
-    if found["file"] not in files:
+    if name not in files:
         status, more, body = _error(404, "EntryNotFound", "Entry not found")
         return status, headers | more, body
-    body = files[found["file"]]
-    return 200, headers | {"ETag": f'"{_hash(body)}"', "Accept-Ranges": "bytes"}, body
+    body = files[name]
+    etag = hashlib.sha256(body).hexdigest() if name.endswith(LARGE) else _git_id(body)
+    headers |= {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+    if hub.corrupt:
+        body = body[:-1] + bytes([body[-1] ^ 1])
+    asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
+    if asked is None:
+        return 200, headers, body
+    start = int(asked[1])
+    return 206, headers | {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}, body[start:]
 
 
-def _hash(body: bytes) -> str:
-    return hashlib.sha1(body).hexdigest()
+def _who(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    if request.user is None:
+        return _error(401, "", "Invalid user token")
+    return _json({"type": "user", "name": request.user, "orgs": []})
+
+
+def _check_card(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    content = json.loads(request.body)["content"]
+    block = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
+    metadata = yaml.safe_load(block[1]) if block else None
+    if not isinstance(metadata, dict):
+        return 400, {}, json.dumps({"errors": [{"message": "no metadata"}], "warnings": []}).encode()
+    return _json({"errors": [], "warnings": []})
+
+
+def _create(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    wanted = json.loads(request.body)
+    owner = wanted.get("organization") or request.user
+    if request.user is None:
+        return _error(401, "", "Invalid username or password.")
+    name = f"{owner}/{wanted['name']}"
+    if name in hub.repositories:
+        known = {"error": "You already created this model repo", "url": f"{hub.endpoint}/{name}"}
+        return 409, {}, json.dumps(known).encode()
+    if owner != request.user:
+        return _error(403, "", "You don't have the rights to create a model under this namespace")
+    hub.add(name, {".gitattributes": b""}, private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
+    return _json({"url": f"{hub.endpoint}/{name}", "name": name})
+
+
+def _writable(hub: HubServer, request: Request, found: re.Match[str]) -> Answer | None:
+    """Return the error of somebody who may not write there."""
+    if request.user is None:
+        return _error(401, "", "Invalid username or password.")
+    if found["repo"] not in hub.repositories:
+        return _error(404, "RepoNotFound", "Repository not found")
+    if not found["repo"].startswith(f"{request.user}/") and "create_pr" not in request.query:
+        return _error(403, "", "You are not allowed to write there")
+    return None
+
+
+def _branch(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    if (refused := _writable(hub, request, found)) is not None:
+        return refused
+    references = hub.repositories[found["repo"]].references
+    if found["rev"] in references:
+        return _error(409, "", "Reference already exists")
+    references[found["rev"]] = references["main"]
+    return _json({})
+
+
+def _preupload(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    if (refused := _writable(hub, request, found)) is not None:
+        return refused
+    repository = hub.repositories[found["repo"]]
+    if found["rev"] not in repository.references:
+        return _error(404, "RevisionNotFound", "Revision not found")
+    present = hub.files(found["repo"], found["rev"])
+    files = []
+    for asked in json.loads(request.body)["files"]:
+        name = asked["path"]
+        large = name.endswith(LARGE)
+        body = present.get(name)
+        known = None if body is None else hashlib.sha256(body).hexdigest() if large else _git_id(body)
+        files.append({"path": name, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": known})
+    return _json({"files": files})
+
+
+def _batch(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    if request.user is None:
+        return _error(401, "", "Invalid username or password.")
+    objects = []
+    for asked in json.loads(request.body)["objects"]:
+        place = f"{hub.endpoint}/lfs/{asked['oid']}"
+        actions = {"upload": {"href": place}, "verify": {"href": f"{place}/verify"}}
+        objects.append({**asked, **({} if asked["oid"] in hub.large else {"actions": actions})})
+    return _json({"transfer": "basic", "objects": objects})
+
+
+def _put(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    if hashlib.sha256(request.body).hexdigest() != found["oid"]:
+        return _error(400, "", "other bytes than announced")
+    hub.large[found["oid"]] = request.body
+    return _json({})
+
+
+def _verify(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    whole = len(hub.large.get(found["oid"], b"")) == json.loads(request.body)["size"]
+    return _json({}) if whole else _error(404, "", "not there")
+
+
+def _commit(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    if (refused := _writable(hub, request, found)) is not None:
+        return refused
+    files = dict(hub.files(found["repo"], found["rev"]))
+    message = ""
+    for line in request.body.splitlines():
+        entry = json.loads(line)
+        value = entry["value"]
+        if entry["key"] == "header":
+            message = value["summary"]
+        elif entry["key"] == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif entry["key"] == "lfsFile" and value["oid"] in hub.large:
+            files[value["path"]] = hub.large[value["oid"]]
+        elif entry["key"] == "deletedFile":
+            del files[value["path"]]
+        else:
+            return _error(400, "", f"cannot commit {value['path']}")
+    hub.messages.append(message)
+    repository, more = hub.repositories[found["repo"]], {}
+    branch = found["rev"]
+    if "create_pr" in request.query:
+        branch = f"refs/pr/{1 + sum(name.startswith('refs/pr/') for name in repository.references)}"
+        page = f"{hub.endpoint}/{found['repo']}/discussions/{branch.rpartition('/')[2]}"
+        more = {"pullRequestUrl": page}
+    commit = hub.add(found["repo"], files, branch, repository.gated, repository.private)
+    url = f"{hub.endpoint}/{found['repo']}/commit/{commit}"
+    return _json({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": "", **more})
+
+
+REPO = r"(?P<repo>[^/]+/[^/]+)"
+REVISION = r"(?P<rev>refs/pr/\d+|[^/]+)"
+ROUTES: tuple[tuple[str, Callable[[HubServer, Request, re.Match[str]], Answer]], ...] = (
+    ("GET /api/whoami-v2", _who),
+    ("POST /api/validate-yaml", _check_card),
+    ("POST /api/repos/create", _create),
+    (rf"GET /api/models/{REPO}(/(?P<what>revision|tree)/{REVISION}/?)?", _read),
+    (rf"(HEAD|GET) /{REPO}/resolve/{REVISION}/(?P<file>.+)", _read),
+    (rf"POST /api/models/{REPO}/branch/(?P<rev>.+)", _branch),
+    (rf"POST /api/models/{REPO}/preupload/{REVISION}", _preupload),
+    (rf"POST /api/models/{REPO}/commit/{REVISION}", _commit),
+    (rf"POST /{REPO}\.git/info/lfs/objects/batch", _batch),
+    (r"PUT /lfs/(?P<oid>\w+)", _put),
+    (r"POST /lfs/(?P<oid>\w+)/verify", _verify),
+)
+
+
+def _git_id(body: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
 
 
 def _json(content: Any) -> Answer:

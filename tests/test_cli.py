@@ -31,9 +31,10 @@ from wfcli.errors import WfError
 GOLDEN = """
 wfcli
   --version switch
+  --offline switch
 fuse CKPT...
-  --arch required
   -o --output required
+  --arch
   --arch-arg repeat
   --method = weightformer
   --generator
@@ -64,8 +65,8 @@ fuse CKPT...
   --device = auto (auto cpu cuda)
   --json switch
 eval CKPT...
-  --arch required
   --data required
+  --arch
   --teachers repeat
   --arch-arg repeat
   --split = test
@@ -170,6 +171,19 @@ inspect CKPT...
   --plan switch
   --recipe switch
   --json switch
+push SRC REPO
+  --private switch
+  --revision
+  --message
+  --create-pr switch
+  --license
+  --metrics
+  --dry-run switch
+  --json switch
+pull SRC
+  -o --output
+  --all switch
+  --json switch
 methods
   --json switch
 list
@@ -181,6 +195,8 @@ CONFIGS = {
     "eval": ("evaluate", "EvaluateConfig"),
     "compare": ("compare", "CompareConfig"),
     "finetune": ("finetune", "FinetuneConfig"),
+    "pull": ("pull", "PullConfig"),
+    "push": ("push", "PushConfig"),
     "train-generator": ("train_generator", "TrainGeneratorConfig"),
     "train-teachers": ("train_teachers", "TrainTeachersConfig"),
 }

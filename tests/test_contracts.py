@@ -36,10 +36,18 @@ ONLY_USERS: dict[str, set[str]] = {
     "typer": {"cli", "commands", "options", "recipe_file"},
     "rich": {"commands", "report", "terminal"},
     "datasets": {"core/data_sources", "core/tables"},
-    "huggingface_hub": {"core/data_sources", "core/generator", "core/hub", "core/tables"},
+    "huggingface_hub": {
+        "core/data_sources",
+        "core/generator",
+        "core/hub",
+        "core/hub_cards",
+        "core/hub_names",
+        "core/hub_upload",
+        "core/tables",
+    },
     "safetensors": set(),  # we read and write the format ourselves; the mixin of the generator needs it
     "sklearn": {"core/digits"},
-    "timm": {"core/architecture_names", "core/architectures", "core/small_models"},
+    "timm": {"core/architecture_names", "core/architectures", "core/small_models", "core/timm_config"},
     "torchmetrics": {"core/metrics"},
     "torchvision": {"core/decode"},
 }

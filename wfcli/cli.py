@@ -56,6 +56,12 @@ def main() -> None:
     app(prog_name="wfcli")
 
 
+def _go_offline(wanted: bool) -> None:
+    """Keep the Hub's client, which reads the variable when it is imported, to its cache."""
+    if wanted:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         terminal.write(f"wfcli {wfcli.__version__}")
@@ -66,6 +72,12 @@ def _print_version(wanted: bool) -> None:
 def _wfcli(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline", callback=_go_offline, is_eager=True, help="Take what is from the Hub from its cache alone."
+        ),
     ] = False,
 ) -> None:
     """Fuse trained networks of one architecture into a single student, in one pass of a weight generator."""
@@ -79,5 +91,7 @@ app.command("finetune", context_settings={"allow_extra_args": True})(commands.fi
 app.command("train-generator")(commands.train_generator)
 app.command("train-teachers")(commands.train_teachers)
 app.command("inspect")(commands.inspect_checkpoints)
+app.command("push")(commands.push)
+app.command("pull")(commands.pull)
 app.command("methods")(commands.list_methods)
 app.command("list")(commands.list_generators)

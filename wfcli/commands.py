@@ -25,8 +25,10 @@ C = TypeVar("C")
 R = TypeVar("R")
 
 
-def _run(verb: Callable[[C, Hooks], R], config: C, draw: Callable[[R], RenderableType], as_json: bool) -> None:
-    with terminal.TerminalHooks() as hooks:
+def _run(
+    verb: Callable[[C, Hooks], R], config: C, draw: Callable[[R], RenderableType], as_json: bool, bar: bool = True
+) -> None:
+    with terminal.TerminalHooks(bar) as hooks:
         result = verb(config, hooks)
     _show(result, draw, as_json)
 
@@ -39,6 +41,25 @@ def _architecture(name: str, args: list[str] | None) -> Architecture:
     from wfcli.core.architectures import find_architecture, parse_arch_args
 
     return find_architecture(name, parse_arch_args(args or []))
+
+
+def _net_of(
+    name: str | None, args: list[str] | None, sources: list[str], others: list[str] | None = None
+) -> tuple[Architecture, list[str], list[str]]:
+    """Return the architecture and the sources; of those of the Hub, without --arch, what they say themselves."""
+    if name is not None:
+        return _architecture(name, args), sources, others or []
+    if args:
+        raise typer.BadParameter("--arch-arg goes with --arch, which is missing")
+    if not any(source.startswith("hf:") for source in [*sources, *(others or [])]):
+        raise typer.BadParameter(
+            "Missing option '--arch': only sources of the Hub, hf:owner/name, may say themselves which net they are of"
+        )
+    from wfcli.engine.hub_architecture import architecture_of
+
+    with terminal.TerminalHooks(bar=False) as hooks:
+        told = architecture_of([*sources, *(others or [])], hooks)
+    return told.architecture, told.at(sources), told.at(others)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -89,8 +110,8 @@ def _data(source: str, label_column: str | None, classes: str | None) -> DataSpe
 
 def fuse(
     checkpoints: opt.CheckpointsArgument,
-    arch: opt.ArchitectureOption,
     output: opt.OutputFile,
+    arch: opt.HubArchitectureOption = None,
     arch_arg: opt.ArchitectureArgs = None,
     method: opt.MethodOption = "weightformer",
     generator: opt.GeneratorOption = None,
@@ -140,7 +161,7 @@ def fuse(
         raise typer.BadParameter(f"{', '.join(given)}: of no use with --heads, whose teachers do not answer together")
     if not guard and method not in ("weightformer", "auto"):
         raise typer.BadParameter(f"--no-guard goes with --method weightformer, got --method {method}")
-    architecture = _architecture(arch, arch_arg)
+    architecture, checkpoints, _ = _net_of(arch, arch_arg, checkpoints)
     from wfcli.engine import fuse as engine
     from wfcli.engine.filters import rules_of
 
@@ -178,8 +199,8 @@ def fuse(
 
 def evaluate(
     checkpoints: opt.CheckpointsArgument,
-    arch: opt.ArchitectureOption,
     data: opt.DataOption,
+    arch: opt.HubArchitectureOption = None,
     teachers: opt.OptionalTeachersOption = None,
     arch_arg: opt.ArchitectureArgs = None,
     split: opt.SplitOption = "test",
@@ -197,7 +218,7 @@ def evaluate(
     Example:
       wfcli eval student.safetensors --teachers zoo --arch vgg11_bn_cifar --data digits
     """
-    architecture = _architecture(arch, arch_arg)
+    architecture, checkpoints, teachers = _net_of(arch, arch_arg, checkpoints, teachers)
     from wfcli.engine import evaluate as engine
 
     config = engine.EvaluateConfig(
@@ -509,6 +530,60 @@ def inspect_checkpoints(
         return
     config = engine.InspectConfig(checkpoints=tuple(checkpoints), weights=weights, plan=plan)
     _run(engine.inspect, config, report.inspected, as_json)
+
+
+def push(
+    source: opt.PushedArgument,
+    target: opt.RepositoryArgument,
+    private: opt.PrivateOption = False,
+    revision: opt.BranchOption = None,
+    message: opt.MessageOption = None,
+    create_pr: opt.PullRequestOption = False,
+    license_: opt.LicenseOption = None,
+    metrics: opt.MetricsOption = None,
+    dry_run: opt.DryRunOption = False,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Make a student, a generator or a zoo a repository on the Hub, with its card.
+
+    A student is loaded by timm then: timm.create_model("hf-hub:owner/name", pretrained=True).
+
+    \b
+    Example:
+      wfcli push student.safetensors hf:owner/name --private
+    """
+    from wfcli.engine import push as engine
+
+    config = engine.PushConfig(
+        source=source,
+        target=target,
+        private=private,
+        revision=revision,
+        message=message,
+        create_pr=create_pr,
+        dry_run=dry_run,
+        license=license_,
+        metrics=metrics,
+    )
+    _run(engine.push, config, report.pushed, as_json, bar=False)
+
+
+def pull(
+    source: opt.PulledArgument,
+    output: opt.OptionalOutputFolder = None,
+    whole: opt.WholeOption = False,
+    as_json: opt.JsonOption = False,
+) -> None:
+    """Fetch weights, a generator or a whole repository from the Hub, and say where they lie.
+
+    \b
+    Example:
+      wfcli pull hf:owner/zoo --all -o zoo
+    """
+    from wfcli.engine import pull as engine
+
+    config = engine.PullConfig(source=source, output=output, whole=whole)
+    _run(engine.pull, config, report.pulled, as_json, bar=False)
 
 
 def list_methods(as_json: opt.JsonOption = False) -> None:

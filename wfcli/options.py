@@ -66,6 +66,63 @@ PlanOption = Annotated[
     typer.Option("--plan", help="Follow the net and say which units may be permuted, and which weights with them."),
 ]
 
+# The Hub -----------------------------------------------------------------------------------------------------------
+
+PushedArgument = Annotated[
+    str,
+    typer.Argument(metavar="SRC", help="A student, the folder of a generator, or a zoo.", show_default=False),
+]
+RepositoryArgument = Annotated[
+    str, typer.Argument(metavar="REPO", help="The repository: [cyan]hf:owner/name[/].", show_default=False)
+]
+PulledArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="[cyan]hf:owner/name\\[@rev]\\[:file][/]; the file may be a pattern, in quotes.",
+        show_default=False,
+    ),
+]
+PrivateOption = Annotated[bool, typer.Option("--private", help="Make the repository a private one.")]
+BranchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--revision", metavar="BRANCH", help="The branch to push to; it is made if need be.", show_default=False
+    ),
+]
+MessageOption = Annotated[
+    str | None, typer.Option("--message", metavar="TEXT", help="The message of the commit.", show_default=False)
+]
+PullRequestOption = Annotated[
+    bool, typer.Option("--create-pr", help="Propose the commit as a pull request, to a repository that is there.")
+]
+LicenseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--license",
+        metavar="NAME",
+        help="The license that the card names: apache-2.0, say. [dim]\\[default: none][/]",
+        show_default=False,
+    ),
+]
+MetricsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--metrics",
+        metavar="FILE",
+        help="What the student reached: the output of [bold]wfcli eval --json[/] or [bold]fuse --json[/].",
+        show_default=False,
+    ),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check, and show files and card, but send nothing.")]
+OptionalOutputFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", help="Also copy the files there: to a new folder.", show_default=False
+    ),
+]
+WholeOption = Annotated[bool, typer.Option("--all", help="Fetch all files of the repository.")]
+
 # Architecture ------------------------------------------------------------------------------------------------------
 
 ArchitectureOption = Annotated[
@@ -84,6 +141,16 @@ OptionalArchitectureOption = Annotated[
         "--arch",
         metavar="A",
         help="Architecture: a timm or torchvision name.",
+        show_default=False,
+        autocompletion=complete_architecture,
+    ),
+]
+HubArchitectureOption = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="A",
+        help="Architecture: a timm or torchvision name. May be left out where checkpoints of the Hub name theirs.",
         show_default=False,
         autocompletion=complete_architecture,
     ),

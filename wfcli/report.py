@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from wfcli.engine.finetune import FinetuneResult
     from wfcli.engine.fuse import FuseResult
     from wfcli.engine.inspect import Entry, InspectResult, Plan, WeightsReport
+    from wfcli.engine.pull import PullResult
+    from wfcli.engine.push import PushResult
     from wfcli.engine.train_generator import TrainGeneratorResult
     from wfcli.engine.train_teachers import TrainTeachersResult
     from wfcli.engine.train_zoos import TrainZoosResult
@@ -350,6 +352,28 @@ def generator_trained(result: TrainGeneratorResult) -> RenderableType:
             f"{points(result.gain)} points over the soup, held out",
         ),
     )
+
+
+def pushed(result: PushResult) -> RenderableType:
+    """Draw what went up and where it is; of what would go up, the card too."""
+    table = _Table(f"{result.kind} {result.repo}", "size")
+    for file in result.files:
+        table.add_row(Text(file.name), megabytes(file.size))
+    if result.url is None:
+        card = Text(result.card.rstrip(), no_wrap=True, overflow="ignore")  # its lines as they are
+        return _stack(table, Text(), card, Text(), _dim("nothing was sent: --dry-run"))
+    where = Text.assemble((result.url, "bold"), f" · commit {result.commit}", no_wrap=True, overflow="ignore")
+    return _stack(table, Text(), where)
+
+
+def pulled(result: PullResult) -> RenderableType:
+    """Draw where what was fetched lies, its commit and its size."""
+    table = _Table("", "size")
+    for file in result.files:
+        table.add_row(Text(file.name), megabytes(file.size))
+    where = Text.assemble((str(result.folder), "bold"), no_wrap=True, overflow="ignore")
+    what = _line(f"{result.repo} at commit {result.commit}", f"{len(result.files):,} files", megabytes(result.size))
+    return _stack(where, what, Text(), table)
 
 
 def recipes_shown(result: Mapping[str, Mapping[str, str]]) -> str:

@@ -87,9 +87,13 @@ def _send(stream: TextIO, text: str) -> None:
 
 
 class TerminalHooks:
-    """Warnings to stderr, each once; where that is a terminal, one bar with rate and time left."""
+    """Warnings to stderr, each once; where that is a terminal, one bar with rate and time left.
 
-    def __init__(self) -> None:
+    Without `bar` there is none: two that are drawn at once, ours and that of the Hub's client, spoil each other.
+    """
+
+    def __init__(self, bar: bool = True) -> None:
+        self._bar = bar
         self._console = _stderr()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -97,7 +101,7 @@ class TerminalHooks:
         self._warned: set[str] = set()
 
     def __enter__(self) -> TerminalHooks:
-        if sys.stderr.isatty() and SPEAKS:
+        if self._bar and sys.stderr.isatty() and SPEAKS:
             self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),

@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from wfcli.core.hub_names import SPELLING, WEIGHT_FILES, HubName, explain
 from wfcli.errors import SourceError
 
-SPELLING = "hf:owner/name[@revision][:file]"
-# What a repository's weights are called, in the order in which they are looked for.
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 GENERATOR_FILES = ("config.json", "model.safetensors")
-
-_SPELLED = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@]+))?(:(?P<file>[^:]+))?")
-
-
-@dataclass(frozen=True)
-class HubName:
-    """The parts of an ``hf:`` source."""
-
-    text: str
-    repo: str
-    revision: str | None
-    file: str | None
+SHOWN = 6  # files that an error about a pattern names
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file or folder in the cache and the commit it belongs to."""
+    """A file or folder in the cache, the commit it belongs to, and its name in the repository ("" for a folder)."""
 
     path: Path
     commit: str
-
-
-def parse_hub_name(text: str) -> HubName:
-    """Take ``hf:owner/name[@revision][:file]`` apart.
-
-    Raises:
-        SourceError: it is spelled otherwise, or the file leads out of the repository.
-    """
-    found = _SPELLED.fullmatch(text)
-    if found is None:
-        raise SourceError(
-            f"{text}: not a name on the Hub", hint=f"write {SPELLING}, for example hf:timm/resnet50.a1_in1k"
-        )
-    file = found["file"]
-    if file is not None and (file.startswith("/") or ".." in file.split("/")):
-        raise SourceError(f"{text}: {file} leads out of the repository", hint="name a file of the repository")
-    return HubName(text, found["repo"], found["revision"], file)
+    file: str = ""
 
 
 def fetch_weights(name: HubName) -> HubFile:
@@ -79,12 +53,7 @@ def fetch_generator(name: HubName) -> HubFile:
     Raises:
         SourceError: as for `fetch_weights`, or one of the two files is not there.
     """
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=list(GENERATOR_FILES)))
-    except Exception as error:
-        raise _explain(name, None, error) from error
+    folder = _snapshot(name, GENERATOR_FILES)
     missing = [file for file in GENERATOR_FILES if not (folder / file).is_file()]
     if missing:
         raise SourceError(
@@ -92,6 +61,87 @@ def fetch_generator(name: HubName) -> HubFile:
             hint="a generator is a repository with config.json and model.safetensors, as train-generator writes them",
         )
     return HubFile(folder, folder.name)
+
+
+def fetch_matching(name: HubName, suffixes: Sequence[str]) -> list[HubFile]:
+    """Fetch the checkpoints that a pattern matches, all at one commit, by name; `*` stays within a folder.
+
+    Of a folder with an index of shards the index alone is given; its shards are fetched too.
+
+    Raises:
+        SourceError: as for `fetch_weights`; nothing matches: some of the files are named.
+    """
+    assert name.file is not None
+    deeper = "*/" * (name.file.count("/") + 1) + "*"
+    folder = _snapshot(name, [name.file], [deeper])
+    known = _listing(name, folder.name)
+    matches = [file for file in known if fnmatchcase(file, name.file) and not fnmatchcase(file, deeper)]
+    indexed = {file.rpartition("/")[0] for file in matches if file.endswith(".index.json")}
+    wanted = [
+        file
+        for file in sorted(matches)
+        if file.endswith(tuple(suffixes)) and (file.rpartition("/")[0] not in indexed or file.endswith(".index.json"))
+    ]
+    if not wanted:
+        raise _no_match(name, matches, known, suffixes)
+    if missing := [file for file in wanted if not (folder / file).is_file()]:
+        raise explain(name, ", ".join(missing), ConnectionError())  # a cache that holds some of them
+    found = [HubFile(folder / file, folder.name, file) for file in wanted]
+    for one in found:
+        if one.file.endswith(".index.json"):
+            _fetch_shards(name, one)
+    return found
+
+
+def fetch_all(name: HubName) -> HubFile:
+    """Fetch a whole repository; the path is the folder of its commit in the cache.
+
+    Raises:
+        SourceError: as for `fetch_weights`.
+    """
+    folder = _snapshot(name)
+    return HubFile(folder, folder.name)
+
+
+def fetch_beside(name: HubName, weights: HubFile, file: str) -> HubFile | None:
+    """Fetch a file that stands beside the weights, at their commit; None where there is none, or offline none is known.
+
+    Raises:
+        SourceError: the Hub does not answer as it should.
+    """
+    from huggingface_hub import constants
+
+    folder = weights.file.rpartition("/")[0]
+    at = HubName(name.text, name.repo, weights.commit, name.file)
+    try:
+        return _fetch(at, f"{folder}/{file}" if folder else file, cached_only=False)
+    except _MissingFileError as error:
+        if error.unreachable and not constants.HF_HUB_OFFLINE:
+            raise error.explained from error
+        return None
+
+
+def blob_digest(path: Path) -> str | None:
+    """Return the sha256 that the Hub gave for a file in its cache, where it gave one: large files are called by it."""
+    blob = path.resolve()
+    is_sha256 = blob.parent.name == "blobs" and len(blob.name) == 64
+    return blob.name if is_sha256 else None
+
+
+@contextmanager
+def bars_for_people() -> Iterator[None]:
+    """Let the client draw its bars on a terminal alone; some of them do not look where they go."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:  # as the user has chosen
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 class _MissingFileError(Exception):
@@ -108,10 +158,10 @@ def _fetch(name: HubName, file: str, cached_only: bool) -> HubFile:
     try:
         path = Path(hf_hub_download(name.repo, file, revision=name.revision, local_files_only=cached_only))
     except EntryNotFoundError as error:
-        raise _MissingFileError(_explain(name, file, error), isinstance(error, LocalEntryNotFoundError)) from error
+        raise _MissingFileError(explain(name, file, error), isinstance(error, LocalEntryNotFoundError)) from error
     except Exception as error:  # whatever the client of the day raises for network, disk and permissions
-        raise _explain(name, file, error) from error
-    return HubFile(path, _commit(path, file))
+        raise explain(name, file, error) from error
+    return HubFile(path, _commit(path, file), file)
 
 
 def _commit(path: Path, file: str) -> str:
@@ -121,58 +171,60 @@ def _commit(path: Path, file: str) -> str:
 
 def _fetch_shards(name: HubName, index: HubFile) -> None:
     """Fetch the shards that an index names, at the commit of the index. What it says is checked when it is opened."""
-    from huggingface_hub import snapshot_download
+    _snapshot(HubName(name.text, name.repo, index.commit, name.file), _shards(name, index))
 
+
+def _shards(name: HubName, index: HubFile) -> list[str]:
+    """Return the names in the repository of the shards that an index names."""
     try:
         shards = sorted(
             {str(shard) for shard in json.loads(index.path.read_text(encoding="utf-8"))["weight_map"].values()}
         )
-        folder = (name.file or "").rpartition("/")[0]
-        wanted = [f"{folder}/{shard}" if folder else shard for shard in shards]
+        folder = index.file.rpartition("/")[0]
+        return [f"{folder}/{shard}" if folder else shard for shard in shards]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(
             f"{name.text}: its index of shards has no weight_map", hint="name a file: " + SPELLING
         ) from error
+
+
+def _snapshot(name: HubName, allowed: Sequence[str] | None = None, ignored: Sequence[str] | None = None) -> Path:
+    """Fetch files of a repository at one commit; return their folder in the cache, which is called by the commit."""
+    from huggingface_hub import snapshot_download
+
+    allow = None if allowed is None else list(allowed)
+    ignore = None if ignored is None else list(ignored)
     try:
-        snapshot_download(name.repo, revision=index.commit, allow_patterns=wanted)
+        with bars_for_people():
+            return Path(
+                snapshot_download(name.repo, revision=name.revision, allow_patterns=allow, ignore_patterns=ignore)
+            )
     except Exception as error:
-        raise _explain(name, None, error) from error
+        raise explain(name, name.file, error) from error
 
 
-def _explain(name: HubName, file: str | None, error: Exception) -> SourceError:
-    """Turn what huggingface_hub raises into one line and a hint. The order matters: the classes are nested."""
-    from huggingface_hub import errors
+def _listing(name: HubName, commit: str) -> list[str]:
+    """Return the names of all files of a commit; the client keeps them beside what it has fetched of it."""
+    import huggingface_hub
+    from huggingface_hub import HfApi
 
-    where = f"{name.text}: "
-    at = f" at revision {name.revision}" if name.revision else ""
-    if isinstance(error, errors.GatedRepoError):
-        return SourceError(
-            f"{where}{name.repo} is gated, and you have no access",
-            hint=f"accept its terms on the page of {name.repo}, then log in: hf auth login",
-        )
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return SourceError(
-            f"{where}no repository {name.repo} on the Hub, or it is private",
-            hint="check the spelling; for a private one log in first: hf auth login",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return SourceError(
-            f"{where}{name.repo} has no revision {name.revision}", hint="name a branch, a tag or a whole commit id"
-        )
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
-        return SourceError(
-            f"{where}the Hub cannot be reached, and the cache does not hold {file or 'the files'}{at}",
-            hint="check the connection and the variables HF_HUB_OFFLINE and HF_ENDPOINT, or give a local file",
-        )
-    if isinstance(error, errors.EntryNotFoundError):
-        wanted = f"no file {file}" if name.file else "none of " + ", ".join(WEIGHT_FILES)
-        return SourceError(f"{where}{wanted} in {name.repo}{at}", hint=f"name the file: {SPELLING}")
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        return SourceError(f"{where}the Hub refuses access (HTTP {status})", hint="log in again: hf auth login")
-    if isinstance(error, errors.HFValidationError):
-        return SourceError(f"{where}not a name on the Hub", hint=f"write {SPELLING}")
-    reason = f"HTTP {status}" if status else f"{type(error).__name__}: {error}".splitlines()[0]
+    if hasattr(huggingface_hub, "get_cached_repo_tree"):  # older clients keep no list
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+        with suppress(CachedRepoTreeNotFoundError):  # the files were fetched one by one
+            return [file.path for file in huggingface_hub.get_cached_repo_tree(name.repo, revision=commit)]
+    try:
+        return HfApi().list_repo_files(name.repo, revision=commit)
+    except Exception as error:
+        raise explain(name, "the list of the files", error) from error
+
+
+def _no_match(name: HubName, matches: Sequence[str], known: Sequence[str], suffixes: Sequence[str]) -> SourceError:
+    but = f", of {len(matches)} that it matches" if matches else ""
+    # Checkpoints first: they are what the pattern is for.
+    shown = sorted(known, key=lambda file: (not file.endswith(tuple(suffixes)), file))
+    names = ", ".join(shown[:SHOWN]) + (", ..." if len(shown) > SHOWN else "")
     return SourceError(
-        f"{where}the Hub did not deliver {file or 'the files'} ({reason})", hint="try again, or give a local file"
+        f"{name.text}: no checkpoint of {name.repo} matches {name.file}{but}; it has {names or 'no files'}",
+        hint="checkpoints end in " + ", ".join(suffixes),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,40 @@ def check_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise _unwritable_folder(folder, error) from error
+
+
+def check_new_folder(folder: Path) -> None:
+    """Make sure that a folder can be made where there is none, or an empty one.
+
+    Raises:
+        OutputError: there is one with files in it, or it is a file, or it cannot be made.
+    """
+    check_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"{folder}: is there already, and not empty", hint="choose another -o")
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; rename it to `folder` on success, remove it on any failure.
+
+    Raises:
+        OutputError: the place cannot be written, the disk is full, or there is a folder with files in it by now.
+    """
+    temporary = folder.parent / f".{folder.resolve().name}.{secrets.token_hex(4)}.tmp"
+    make_folder(temporary)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            sync(file)
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.rename(folder)
+    except OSError as error:
+        raise _unwritable_folder(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(folder.parent)
 
 
 def make_folder(folder: Path) -> None:

@@ -142,7 +142,8 @@ class SmallVisionTransformer(VisionTransformer):  # type: ignore[misc]
 
     def __init__(self, *, heads: int, width: float = 1.0, patch_size: int = 4, **kwargs: Any) -> None:
         dim = scaled(heads * HEAD_DIM, width, HEAD_DIM)
-        super().__init__(img_size=32, patch_size=patch_size, embed_dim=dim, num_heads=dim // HEAD_DIM, **kwargs)
+        kwargs.setdefault("img_size", 32)  # timm gives it where a config.json says that the size is fixed
+        super().__init__(patch_size=patch_size, embed_dim=dim, num_heads=dim // HEAD_DIM, **kwargs)
 
 
 def _build(net: type[nn.Module], variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from wfcli.core.checkpoint import INDEX_SUFFIX, PICKLE_SUFFIXES
-from wfcli.core.hub import GENERATOR_FILES, SPELLING, fetch_generator, fetch_weights, parse_hub_name
+from wfcli.core.hub import GENERATOR_FILES, fetch_generator, fetch_matching, fetch_weights
+from wfcli.core.hub_names import SPELLING, parse_hub_name
 from wfcli.errors import Problems, SourceError
 
 SPELLINGS = f"a file, a folder, a glob in quotes, {SPELLING}, or pretrained:NAME"
@@ -144,8 +145,10 @@ def _expand(text: str, what: str) -> list[Source]:
         raise SourceError(f"an empty {what} name", hint=f"give {SPELLINGS}")
     if text.startswith("hf:"):
         name = parse_hub_name(text)
-        found = fetch_weights(name)
-        return [Source(text, found.path, f"{name.repo}:{name.file}" if name.file else name.repo, found.commit)]
+        fetched = fetch_matching(name, SUFFIXES) if name.is_pattern else [fetch_weights(name)]
+        return [
+            Source(text, one.path, f"{name.repo}:{one.file}" if name.file else name.repo, one.commit) for one in fetched
+        ]
     path = _pretrained_checkpoint(text, what) if text.startswith("pretrained:") else _local(text)
     if path.is_dir():
         return _expand_folder(text, path, what)
@@ -243,4 +246,5 @@ def _with_unique_names(sources: Sequence[Source]) -> list[Source]:
 def _lengthened(source: Source, depth: int) -> Source:
     if source.revision is None:
         return replace(source, name="/".join(source.path.absolute().parts[1:][-depth:]))
-    return replace(source, name=f"{source.name.partition('@')[0]}@{source.revision[:12]}")
+    repo, colon, file = source.name.partition(":")
+    return replace(source, name=f"{repo.partition('@')[0]}@{source.revision[:12]}{colon}{file}")

@@ -12,6 +12,7 @@ from typing import Any
 from wfcli.core.architectures import Architecture, Layout, head_keys, match_layout
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.digests import digests_beside
+from wfcli.core.hub import blob_digest
 from wfcli.core.sources import SPELLINGS, Source, resolve_sources
 from wfcli.core.start import load_torch
 from wfcli.engine.provenance import class_names
@@ -129,10 +130,11 @@ def check_bytes(checkpoints: Sequence[Checkpoint]) -> None:
     """Refuse the same bytes under another name. The digests stand in the provenance too: no time is lost.
 
     Raises:
-        CheckpointError: two names for one teacher.
+        CheckpointError: two names for one teacher; a download that is damaged.
     """
     first: dict[str, Checkpoint] = {}
     problems = []
+    _check_downloads(checkpoints)
     for checkpoint in checkpoints:
         digest = checkpoint.digest()
         other = first.setdefault(digest, checkpoint)
@@ -140,6 +142,18 @@ def check_bytes(checkpoints: Sequence[Checkpoint]) -> None:
             problems.append(f"{checkpoint.name}: the same bytes as {other.name} (sha256 {digest[:12]}...)")
     if problems:
         raise CheckpointError(*problems, hint="give every teacher once")
+
+
+def _check_downloads(checkpoints: Sequence[Checkpoint]) -> None:
+    """Compare with the digests that the Hub has told, which the client does not."""
+    problems = []
+    for checkpoint in checkpoints:
+        wanted = blob_digest(checkpoint.path)
+        if wanted is not None and checkpoint.digest() != wanted and checkpoint.files == (checkpoint.path,):
+            told = f"got sha256 {checkpoint.digest()[:12]}, expected {wanted[:12]}, as the Hub says"
+            problems.append(f"{checkpoint.name}: {told}: {checkpoint.path.resolve()}")
+    if problems:
+        raise CheckpointError(*problems, hint="delete these files, and run again: they are fetched again")
 
 
 def _match_layouts(checkpoints: Sequence[Checkpoint], arch: Architecture) -> tuple[dict[str, Layout], list[WfError]]:
