@@ -37,6 +37,7 @@ TEST_IMAGES = 5000
 STEPS = 100  # of 256 images
 DISTILLED = "specialised-0"  # the generator whose students are distilled
 STARTS = ("soup", "best single", "scratch", f"generator {DISTILLED}")
+LEARNED = "learned soup: a weight a teacher and tensor, fitted on labelled images"
 MIXING_RATES = (0.03, 0.1, 0.3)
 SHARPNESS = (1.0, 4.0, 16.0, 64.0)
 
@@ -72,8 +73,11 @@ def main() -> None:
                 lambda p=pair, g=alone: top1(p.bench, calibrated(p.bench, fused(p.bench, g, p.states)), p.bench.test),
             )
         keep(pair)
-    open_batches(bench)
-    for pair in chosen:
+    rows = [LEARNED, *(f"{STEPS} steps of distillation from {start}" for start in options.starts)]
+    left = [pair for pair in chosen if any(f"{pair.key}/{row}" not in done for row in rows)]
+    if left:
+        open_batches(bench)
+    for pair in left:
         mixing(pair, done)
         distillation(pair, generators.get(DISTILLED), options.starts, done)
         keep(pair)
@@ -130,9 +134,10 @@ def mixing(pair: Pair, done: Figures) -> None:
     def best() -> float:
         return max(MIXING_RATES, key=lambda rate: top1(bench, learned_soup(bench, states, rate), bench.validation))
 
-    row = "learned soup: a weight a teacher and tensor, fitted on labelled images"
     note(done, "rate", "learned soup", best)
-    note(done, pair.key, row, lambda: top1(bench, learned_soup(bench, states, done["rate/learned soup"]), bench.test))
+    note(
+        done, pair.key, LEARNED, lambda: top1(bench, learned_soup(bench, states, done["rate/learned soup"]), bench.test)
+    )
     right = bench.validation.labels
     fit = -torch.stack([functional.nll_loss(bench.validation_log_probs[i], right) for i in pair.index])
     for sharpness in SHARPNESS:
