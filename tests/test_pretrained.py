@@ -24,7 +24,7 @@ CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 def test_all_of_them_are_listed() -> None:
     assert {one.name for one in list_pretrained()} == {path.name for path in FOLDER.iterdir()}
-    assert {"universal", "vgg11_bn-cifar10"} <= {path.name for path in FOLDER.iterdir()}
+    assert {"universal", "vgg11_bn-cifar10", "vit_tiny-cifar10"} <= {path.name for path in FOLDER.iterdir()}
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
