@@ -18,7 +18,6 @@ DATA=${DATA:-../shared/data}
 shift || true
 source examples/stages.sh
 need cifar10 cifar100
-BAD=none,none,none,none,none,none,none,none,rate,labels,noise,short,labels,noise,rate,long
 
 compared() { # NAME TEACHERS OPTIONS...
     local name=$1 teachers=$2
@@ -32,10 +31,8 @@ zoos() { # KIND
     [ "$1" != vit ] || rate=0.002
     stage "$base/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar100" --label-column fine_label --classes 0-49 \
         --count 1 --same-recipe --epochs 30 --lr "$rate" -o "$base"
-    stage "$RUNS/$1/cifar10/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar10" --init "$base/teacher-00.safetensors" \
-        --count 10 --epochs 8 --seed 100 --shares dirichlet --concentration 0.3 -o "$RUNS/$1/cifar10"
-    stage "$RUNS/$1/same-cifar10/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar10" --init "$base/teacher-00.safetensors" \
-        --count 16 --epochs 6 --seed 600 --images-per-teacher 4000 --faults "$BAD" -o "$RUNS/$1/same-cifar10"
+    silos_of_cifar10 "$1"
+    same_of_cifar10 "$1"
 }
 
 split() { compared "split-$1" "$RUNS/$1/cifar10/teacher-*.safetensors" $(net "$1") --counts 3,6 --base "$RUNS/$1/base/teacher-00.safetensors"; }

@@ -21,12 +21,10 @@ shift || true
 [ -e "$RUNS/generators/all-2/model.safetensors" ] || { echo "no $RUNS/generators/all-2: run examples/silo_teachers.sh first" >&2; exit 1; }
 source examples/stages.sh
 need cifar10 cifar100
-BAD=none,none,none,none,none,none,none,none,rate,labels,noise,short,labels,noise,rate,long
 
 zoos() { # KIND
     stage "$RUNS/$1/same-test-02/zoo.json" wfcli train-teachers --zoo-recipe "examples/zoos/$1_same.toml" --data "$DATA/cifar100" -o "$RUNS/$1"
-    stage "$RUNS/$1/same-cifar10/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar10" --init "$RUNS/$1/base/teacher-00.safetensors" \
-        --count 16 --epochs 6 --seed 600 --images-per-teacher 4000 --faults "$BAD" -o "$RUNS/$1/same-cifar10"
+    same_of_cifar10 "$1"
 }
 
 generators() { # SEED

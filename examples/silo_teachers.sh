@@ -24,8 +24,7 @@ zoos() { # KIND
     local base=$RUNS/$1/base/teacher-00.safetensors last=test-02 classes test
     [ "$1" = vgg ] && last=disjoint-6-04
     stage "$RUNS/$1/$last/zoo.json" wfcli train-teachers --zoo-recipe "examples/zoos/$1.toml" --data "$DATA/cifar100" -o "$RUNS/$1"
-    stage "$RUNS/$1/cifar10/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar10" --init "$base" --count 10 \
-        --epochs 8 --seed 100 --shares dirichlet --concentration 0.3 -o "$RUNS/$1/cifar10"
+    silos_of_cifar10 "$1"
     for test in test-00 test-01 test-02; do
         classes=$(python -c "import json, sys; print(json.load(open(sys.argv[1]))['data']['classes'])" "$RUNS/$1/$test/zoo.json") ||
             exit 1

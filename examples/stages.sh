@@ -32,6 +32,19 @@ net() { # KIND
     esac
 }
 
+# Ten teachers of CIFAR-10, each with its own Dirichlet share, on the base of RUNS/KIND.
+silos_of_cifar10() { # KIND
+    stage "$RUNS/$1/cifar10/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar10" --init "$RUNS/$1/base/teacher-00.safetensors" \
+        --count 10 --epochs 8 --seed 100 --shares dirichlet --concentration 0.3 -o "$RUNS/$1/cifar10"
+}
+
+# Sixteen teachers of the same images of CIFAR-10, the last eight of them bad.
+same_of_cifar10() { # KIND
+    stage "$RUNS/$1/same-cifar10/zoo.json" wfcli train-teachers $(net "$1") --data "$DATA/cifar10" --init "$RUNS/$1/base/teacher-00.safetensors" \
+        --count 16 --epochs 6 --seed 600 --images-per-teacher 4000 \
+        --faults none,none,none,none,none,none,none,none,rate,labels,noise,short,labels,noise,rate,long -o "$RUNS/$1/same-cifar10"
+}
+
 generator() { # NAME SEED STEPS KINDS ZOOS OPTIONS...
     local name=$1 seed=$2 steps=$3 kind zoo zoos=()
     for zoo in $5; do for kind in $4; do zoos+=(--zoo "$RUNS/$kind/$zoo-*"); done; done

@@ -117,9 +117,13 @@ def committed() -> dict[str, Any]:
 
 def page(results: Mapping[str, Any]) -> str:
     """Write all tables, with date, machine and versions."""
-    one = next(iter(results.values()))
+    made = [
+        f"{PLACES[place]}: {one['date']}; {one['machine']}; wfcli {one['wfcli']}, torch {one['torch']}, "
+        f"timm {one['timm']}.\n"
+        for place, one in results.items()
+    ]
     parts = [
-        f"{HEAD}{one['date']}; {one['machine']}; wfcli {one['wfcli']}, torch {one['torch']}, timm {one['timm']}.\n",
+        HEAD + "\n".join(made),
         f"## Students, baselines, controls\n\n{table(results, ROWS)}",
         "## What may make the teachers' weights add something (one seed, calibrated)\n\n" + table(results, PARTS, "0"),
         "## Differences\n\n" + "\n".join(f"- {line}" for line in differences(results)) + "\n",

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from tests.conftest import Ran, TinyTeachers
 from wfcli.core import shards
+from wfcli.core.architectures import find_architecture
 from wfcli.core.checkpoint import file_digest, open_checkpoint, save_state, state_specs, write_checkpoint, write_shards
 from wfcli.core.digests import STRETCH, digests_beside
 from wfcli.core.pieces import in_pieces
 from wfcli.engine import fuse as engine
 from wfcli.engine import writing
+from wfcli.engine.finite import Finite
+from wfcli.engine.relation import GLANCED, is_ancestor
+from wfcli.engine.teachers import open_teachers
 from wfcli.errors import CheckpointError, OutputError
 from wfcli.units import parse_size
 
@@ -251,3 +255,20 @@ def test_what_float8_cannot_hold_is_refused(wfcli: Cli, tiny_teachers: TinyTeach
     assert ran.code == 1
     assert "student: head.bias: got 1 numbers too large for float8_e4m3fn" in ran.stderr
     assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.usefixtures("large")
+def test_a_large_base_is_looked_at_in_part_and_refused_where_it_is_a_teacher(
+    wfcli: Cli, tiny_teachers: TinyTeachers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wfcli.engine.merging.AHEAD", 0)
+    args = (*tiny_teachers.paths, *tiny_teachers.arch, "--method", "task-arithmetic")
+    ran = wfcli("fuse", *args, "--base", tiny_teachers.paths[1], "-o", tmp_path / "student.safetensors")
+    assert ran.code == 1
+    assert f"it is the teacher {tiny_teachers.paths[1].name} itself" in ran.stderr
+    assert files(tmp_path) == []
+    arch = find_architecture("vgg11_bn_cifar", {"width": 0.125})
+    teachers = open_teachers([str(path) for path in tiny_teachers.paths], arch)
+    base = Finite(open_checkpoint(tiny_teachers.paths[1]))
+    assert is_ancestor(arch, teachers, Finite(teachers.checkpoints[0]), base, frozenset())
+    assert 0 < len(base.seen) <= GLANCED

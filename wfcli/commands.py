@@ -81,16 +81,18 @@ def _size(text: str) -> int:
 
 def _counts(text: str | None) -> tuple[int, ...]:
     try:
-        return tuple(int(word) for word in _words(text))
+        return tuple(int(word) for word in _words("--counts", text))
     except ValueError:
         raise typer.BadParameter(f"--counts: got {text!r}, expected whole numbers: 3,6") from None
 
 
-def _words(text: str | None) -> tuple[str, ...]:
-    words = tuple(word.strip() for word in (text or "").split(","))
-    if text is not None and not all(words):
-        raise typer.BadParameter(f"got {text!r}, expected words with commas between them")
-    return words if text is not None else ()
+def _words(flag: str, text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise typer.BadParameter(f"{flag}: got {text!r}, expected words with commas between them")
+    return words
 
 
 def _pairs(texts: list[str]) -> Iterator[tuple[str, float]]:
@@ -176,7 +178,7 @@ def fuse(
         params=tuple(_pairs(param or [])),
         rules=rules_of(set_ or []),
         heads=heads,
-        methods=_words(candidates),
+        methods=_words("--methods", candidates),
         time_budget=time_budget,
         data=None if data is None else _data(data, label_column, classes),
         split=split,
@@ -277,7 +279,7 @@ def compare(
         output=output,
         counts=_counts(numbers),
         seeds=seeds,
-        methods=_words(candidates),
+        methods=_words("--methods", candidates),
         generator=generator,
         base=base,
         align=align,

@@ -125,26 +125,15 @@ WholeOption = Annotated[bool, typer.Option("--all", help="Fetch all files of the
 
 # Architecture ------------------------------------------------------------------------------------------------------
 
-ArchitectureOption = Annotated[
-    str,
-    typer.Option(
-        "--arch",
-        metavar="A",
-        help="Architecture: a timm or torchvision name.",
-        show_default=False,
-        autocompletion=complete_architecture,
-    ),
-]
-OptionalArchitectureOption = Annotated[
-    str | None,
-    typer.Option(
-        "--arch",
-        metavar="A",
-        help="Architecture: a timm or torchvision name.",
-        show_default=False,
-        autocompletion=complete_architecture,
-    ),
-]
+_ARCHITECTURE = typer.Option(
+    "--arch",
+    metavar="A",
+    help="Architecture: a timm or torchvision name.",
+    show_default=False,
+    autocompletion=complete_architecture,
+)
+ArchitectureOption = Annotated[str, _ARCHITECTURE]
+OptionalArchitectureOption = Annotated[str | None, _ARCHITECTURE]
 HubArchitectureOption = Annotated[
     str | None,
     typer.Option(

@@ -94,6 +94,7 @@ def compare(config: CompareConfig, hooks: Hooks | None = None) -> CompareResult:
     if file.exists() and not config.resume:
         raise WfError(f"{file}: there is a comparison already", hint="--resume goes on with it; or choose another -o")
     teachers, loaded, base = _open(config, hooks)
+    found_folder = config.output.exists()
     make_folder(config.output)
     asked = _asked(config, teachers, loaded, base)
     lines = read_lines(file, asked)
@@ -106,7 +107,7 @@ def compare(config: CompareConfig, hooks: Hooks | None = None) -> CompareResult:
         try:
             lines += _draw(config, teachers, loaded, drawn, seed, hooks)
         except BaseException:
-            if not any(config.output.iterdir()):  # nothing was found yet: nothing stays
+            if not found_folder and not any(config.output.iterdir()):  # nothing was found yet: nothing stays
                 config.output.rmdir()
             raise
         write_json(file, {**asked, "lines": [asdict(line) for line in lines]})

@@ -22,7 +22,7 @@ from wfcli.engine.heads import Heads, check_heads, join_heads
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.made import make
 from wfcli.engine.making import LEAST_IMAGES, needs_images, sees_colours
-from wfcli.engine.merging import check_base, check_method, settle
+from wfcli.engine.merging import check_method, look_at_base, settle
 from wfcli.engine.situation import find_situation
 from wfcli.engine.student import DTYPES
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 
 LEAST_PROBES = 100
-OTHER = "leave out --split: it is test, then"
 ALIGN = ("auto", "weights", "activations", "none")
 
 
@@ -122,7 +121,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         check_not_overwritten(config.output, [settings.base.file.checkpoint])
     situation = find_situation(config, teachers, loaded, hooks)
     if settings.base is not None:
-        check_base(config.architecture, teachers, settings.base, situation.checked, hooks)
+        look_at_base(config.architecture, teachers, settings.base, situation.checked, hooks)
     contest = None
     if config.method == "auto":
         from wfcli.engine.auto import choose
@@ -285,7 +284,10 @@ def _check_auto(config: FuseConfig) -> None:
     if config.data is None:
         raise WfError("--method auto: got no images to choose by", hint="give --data, with labels")
     if config.split == "validation":
-        raise WfError("--method auto: it chooses on the validation split, which then says nothing else", hint=OTHER)
+        raise WfError(
+            "--method auto: it chooses on the validation split, which then says nothing else",
+            hint="leave out --split: it is test, then",
+        )
     wanted = config.methods or tuple(METHODS)
     if config.generator is not None and "weightformer" not in wanted:
         raise WfError("--methods: none of them takes --generator", hint="add weightformer, or leave it out")

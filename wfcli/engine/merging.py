@@ -20,7 +20,8 @@ from wfcli.engine.filters import BASE, Choice, find_choices, needs_base
 from wfcli.engine.finite import Finite
 from wfcli.engine.heads import Heads, head_tensor
 from wfcli.engine.hooks import Hooks
-from wfcli.engine.teachers import Teachers
+from wfcli.engine.teachers import Teachers, check_bytes
+from wfcli.engine.writing import AHEAD
 from wfcli.errors import CheckpointError, WfError
 
 if TYPE_CHECKING:
@@ -198,6 +199,8 @@ def _open_base(config: FuseConfig, teachers: Teachers) -> Base:
             f"{checkpoint.name}: got tensors named as in {layout.name}, expected {wanted} as in the teachers",
             hint="base and teachers share one layout: load and save one of them with the library of the others",
         )
+    if checkpoint.size <= AHEAD and all(one.known_digest for one in teachers.checkpoints):
+        check_bytes(teachers.checkpoints, checkpoint)  # of large files: once they were read
     other = frozenset(
         name
         for name, shape in teachers.layout.files.items()
@@ -206,29 +209,14 @@ def _open_base(config: FuseConfig, teachers: Teachers) -> Base:
     return Base(Finite(checkpoint), source, other)
 
 
-def check_base(arch: Architecture, teachers: Teachers, base: Base, checked: Sequence[Finite], hooks: Hooks) -> None:
-    """Refuse a base that is one of the teachers, and warn of one that they were hardly made from.
-
-    Raises:
-        WfError: the base has the bytes of a teacher.
-    """
+def look_at_base(arch: Architecture, teachers: Teachers, base: Base, checked: Sequence[Finite], hooks: Hooks) -> None:
+    """Warn of a base that the teachers were hardly made from, as a few tensors tell."""
     from wfcli.engine.relation import is_ancestor
 
-    own = base.file.checkpoint
-    same = [
-        checkpoint.name
-        for checkpoint in teachers.checkpoints
-        if checkpoint.size == own.size and checkpoint.digest() == own.digest()
-    ]
-    if same:
-        raise WfError(
-            f"--base {own.name}: it is the teacher {same[0]} itself",
-            hint="give the checkpoint that all of them were fine-tuned from, or leave this teacher out",
-        )
-    if not is_ancestor(arch, teachers, checked[0], base.view(teachers.layout)):
+    if not is_ancestor(arch, teachers, checked[0], base.file, base.other):
         hooks.warn(
-            f"--base {own.name}: the teachers do not look as if they were fine-tuned from it: what they have learned "
-            "is measured from the wrong place"
+            f"--base {base.file.checkpoint.name}: the teachers do not look as if they were fine-tuned from it: what "
+            "they have learned is measured from the wrong place"
         )
 
 
@@ -239,9 +227,8 @@ def image_counts(teachers: Teachers) -> tuple[float | None, ...]:
     """
     records = [checkpoint.provenance or {} for checkpoint in teachers.checkpoints]
     found = [(record.get("share") or {}).get("images") for record in records]
-    if all(number == "all" for number in found) and all(
-        record.get("data") == records[0].get("data") for record in records
-    ):
+    one_dataset = all(record.get("data") == records[0].get("data") for record in records)
+    if one_dataset and all(number == "all" for number in found):
         return (1.0,) * len(found)
     return tuple(float(number) if isinstance(number, int) and number > 0 else None for number in found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from torch import Tensor
 
@@ -20,23 +20,29 @@ def relate(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str
 
 def glance(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
     """Find out the same from a few tensors, evenly spaced: enough to tell whether they share a base."""
-    names = _matrices(arch, teachers)
-    return _relation(teachers, checked, names[:: max(1, -(-len(names) // GLANCED))])
+    return _relation(teachers, checked, _some(_matrices(arch, teachers)))
 
 
 def is_ancestor(
-    arch: Architecture, teachers: Teachers, teacher: Mapping[str, Tensor], base: Mapping[str, Tensor]
+    arch: Architecture,
+    teachers: Teachers,
+    teacher: Mapping[str, Tensor],
+    base: Mapping[str, Tensor],
+    other: Container[str],
 ) -> bool:
-    """Tell from a few tensors whether a net (timm's names) may be the one that a teacher was fine-tuned from."""
-    names = [name for name in _matrices(arch, teachers) if name in base]
-    view = teachers.layout.timm_view(teacher)
-    found = regime([base, view], names[:: max(1, -(-len(names) // GLANCED))])
+    """Tell from a few tensors whether a file may be what a teacher was fine-tuned from; `other`: what it lacks."""
+    names = [name for name in _matrices(arch, teachers) if teachers.layout.to_file[name][0] not in other]
+    found = _relation(teachers, [base, teacher], _some(names))
     return found.shared_base or not any(found.cosines)
 
 
 def _matrices(arch: Architecture, teachers: Teachers) -> list[str]:
     head = head_keys(arch)
     return [name for name, shape in teachers.layout.to_timm.values() if len(shape) >= 2 and name not in head]
+
+
+def _some(names: Sequence[str]) -> Sequence[str]:
+    return names[:: max(1, -(-len(names) // GLANCED))]
 
 
 def _relation(teachers: Teachers, checked: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> Regime:

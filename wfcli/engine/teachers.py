@@ -126,11 +126,11 @@ def _find_same_files(checkpoints: Sequence[Checkpoint]) -> list[WfError]:
     return [CheckpointError(*problems, hint="give every teacher once")] if problems else []
 
 
-def check_bytes(checkpoints: Sequence[Checkpoint]) -> None:
+def check_bytes(checkpoints: Sequence[Checkpoint], base: Checkpoint | None = None) -> None:
     """Refuse the same bytes under another name. The digests stand in the provenance too: no time is lost.
 
     Raises:
-        CheckpointError: two names for one teacher; a download that is damaged.
+        CheckpointError: two names for one teacher; a base that is one of them; a download that is damaged.
     """
     first: dict[str, Checkpoint] = {}
     problems = []
@@ -142,6 +142,11 @@ def check_bytes(checkpoints: Sequence[Checkpoint]) -> None:
             problems.append(f"{checkpoint.name}: the same bytes as {other.name} (sha256 {digest[:12]}...)")
     if problems:
         raise CheckpointError(*problems, hint="give every teacher once")
+    if base is not None and base.digest() in first:
+        raise CheckpointError(
+            f"--base {base.name}: it is the teacher {first[base.digest()].name} itself",
+            hint="give the checkpoint that all of them were fine-tuned from, or leave this teacher out",
+        )
 
 
 def _check_downloads(checkpoints: Sequence[Checkpoint]) -> None:

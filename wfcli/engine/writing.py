@@ -28,7 +28,8 @@ def write_student(config: FuseConfig, made: Made) -> tuple[Path, str]:
         OutputError: the place cannot be written.
     """
     base, teachers = made.work.settings.base, made.work.teachers.checkpoints
-    files = [*teachers, *([base.file.checkpoint] if base else [])]
+    own = base.file.checkpoint if base else None
+    files = [*teachers, *([own] if own else [])]
     unread = [checkpoint for checkpoint in files if checkpoint.known_digest is None]
     if sum(checkpoint.size for checkpoint in unread) <= AHEAD:
         return _write(config, made, made.provenance())
@@ -36,7 +37,7 @@ def write_student(config: FuseConfig, made: Made) -> tuple[Path, str]:
 
         def complete() -> Mapping[str, Any]:
             wait()
-            check_bytes(teachers)
+            check_bytes(teachers, own)
             return made.provenance()
 
         return _write(config, made, made.record, complete)
