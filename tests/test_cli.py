@@ -78,9 +78,9 @@ eval CKPT...
   --device = auto (auto cpu cuda)
   --json switch
 compare CKPT...
-  --arch required
   --data required
   -o --output required
+  --arch
   --arch-arg repeat
   --counts
   --seeds = 3
@@ -100,10 +100,10 @@ compare CKPT...
   --json switch
 finetune CKPT
   --teachers required repeat
-  --arch required
   --data required
   --steps required
   -o --output required
+  --arch
   --arch-arg repeat
   --label-column
   --classes

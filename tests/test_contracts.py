@@ -21,6 +21,7 @@ COMMAND_LINE = {
     "wfcli.cli",
     "wfcli.commands",
     "wfcli.options",
+    "wfcli.pipes",
     "wfcli.plots",
     "wfcli.recipe_file",
     "wfcli.report",
@@ -33,7 +34,7 @@ HEAVY = ("torch", "timm", "torchvision", "datasets", "torchmetrics", "sklearn", 
 
 # Who may import what touches the outside world, or is heavy: one place to look when a library changes.
 ONLY_USERS: dict[str, set[str]] = {
-    "typer": {"cli", "commands", "options", "recipe_file"},
+    "typer": {"cli", "commands", "options", "pipes", "recipe_file"},
     "rich": {"commands", "report", "terminal"},
     "datasets": {"core/data_sources", "core/tables"},
     "huggingface_hub": {

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from tests.conftest import Ran, TinyTeachers
 from tests.hub_server import TOKEN, HubServer, use_hub
 from wfcli.core.architectures import Architecture, find_architecture
-from wfcli.core.checkpoint import open_checkpoint
+from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.sources import pretrained_folder, resolve_generator, resolve_sources
 from wfcli.core.timm_config import read_architecture, timm_config
 from wfcli.engine.recipe import as_toml
@@ -327,13 +327,54 @@ def test_where_nothing_says_the_architecture(
     assert_error(ran, rf"hf:me/a: no config\.json of timm's beside the weights at commit {commit[:12]}\n")
     assert_error(ran, r"hf:me/gen: no config\.json of timm's(?s:.*)hint: .*give --arch")
     assert_error(wfcli("fuse", "hf:me/a", "hf:me/odd", *out), r"hf:me/odd: config\.json: is not JSON")
-    for args, message in (
-        (("a.safetensors", "b.safetensors"), "Missing option '--arch'"),
-        (("hf:me/a", "--arch-arg", "width=1"), "--arch-arg goes with --arch, which is missing"),
-    ):
-        ran = wfcli("fuse", *args, *out)
-        assert ran.code == 2
-        assert message in " ".join(re.sub("[│╭╮╰╯─]", "", ran.stderr).split())
+    ran = wfcli("fuse", *tiny_teachers.paths, *out)
+    assert_error(ran, r"teacher-00\.safetensors: its header does not say which net it is of\n(?s:.*)give --arch")
+    assert_error(wfcli("fuse", "a.safetensors", "b.safetensors", *out), r"a\.safetensors: no such checkpoint file\n")
+    ran = wfcli("fuse", "hf:me/a", "--arch-arg", "width=1", *out)
+    assert ran.code == 2
+    assert "--arch-arg goes with --arch, which is missing" in " ".join(re.sub("[│╭╮╰╯─]", "", ran.stderr).split())
+
+
+def test_students_of_wfcli_say_their_net_themselves(
+    hub: HubServer, wfcli: Run, tmp_path: Path, tiny_teachers: TinyTeachers
+) -> None:
+    net = {"name": "vgg11_bn_cifar", "args": {"width": 0.125}}
+    for number, path in enumerate(tiny_teachers.paths[:2]):
+        save_state(tmp_path / f"t{number}.safetensors", load(path.read_bytes()), {"architecture": net})
+    zoo = {f"t{number}.safetensors": (tmp_path / f"t{number}.safetensors").read_bytes() for number in range(2)}
+    hub.add("me/zoo", zoo)
+    for sources in (("hf:me/zoo:*.safetensors",), (tmp_path / "t0.safetensors", tiny_teachers.paths[2])):
+        ran = wfcli("fuse", *sources, "-o", tmp_path / "out" / "s.safetensors", "--method", "soup")
+        assert ran.code == 1, "there is no folder out"
+        ran = wfcli("fuse", *sources, "-o", tmp_path / "s.safetensors", "--method", "soup")
+        assert ran.code == 0, ran.stderr
+        assert (open_checkpoint(tmp_path / "s.safetensors").provenance or {})["architecture"] == net
+    (tmp_path / "s.safetensors").unlink()
+    wider = {"name": "vgg11_bn_cifar", "args": {"width": 0.25}}
+    save_state(tmp_path / "wide.safetensors", load(tiny_teachers.paths[2].read_bytes()), {"architecture": wider})
+    ran = wfcli("fuse", tmp_path / "t0.safetensors", tmp_path / "wide.safetensors", "-o", tmp_path / "s.safetensors")
+    assert_error(ran, r"t0\.safetensors: its header says vgg11_bn_cifar\(width=0\.125\)\n")
+    assert_error(ran, r"wide\.safetensors: its header says vgg11_bn_cifar\(width=0\.25\)\n")
+
+
+def test_a_generator_of_the_hub_is_pinned_in_the_recipe(
+    hub: HubServer, wfcli: Run, tmp_path: Path, tiny_teachers: TinyTeachers
+) -> None:
+    shipped = pretrained_folder() / "universal"
+    commit = hub.add("me/gen", {file: (shipped / file).read_bytes() for file in ("config.json", "model.safetensors")})
+    args = (*tiny_teachers.paths, *tiny_teachers.arch, "--generator", "hf:me/gen", "--no-guard")
+    ran = wfcli("fuse", *args, "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0, ran.stderr
+    provenance = open_checkpoint(tmp_path / "s.safetensors").provenance or {}
+    assert provenance["generator"]["revision"] == commit
+    toml = wfcli("inspect", "--recipe", tmp_path / "s.safetensors").stdout
+    assert f'generator = "hf:me/gen@{commit}"\n' in toml
+    (tmp_path / "recipe.toml").write_text(toml.replace('"teacher-', f'"{tiny_teachers.folder}/teacher-'))
+    hub.add("me/gen", {"config.json": b"{}", "model.safetensors": weights(1)})
+    ran = wfcli("fuse", "--recipe", tmp_path / "recipe.toml", "-o", tmp_path / "again.safetensors")
+    assert ran.code == 0, ran.stderr
+    again = open_checkpoint(tmp_path / "again.safetensors").provenance or {}
+    assert again["generator"] == provenance["generator"]
 
 
 def test_the_weights_are_those_beside_the_config(

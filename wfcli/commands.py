@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from wfcli import options as opt
-from wfcli import report, terminal
+from wfcli import pipes, report, terminal
 from wfcli.units import parse_size
 
 if TYPE_CHECKING:
@@ -26,11 +26,19 @@ R = TypeVar("R")
 
 
 def _run(
-    verb: Callable[[C, Hooks], R], config: C, draw: Callable[[R], RenderableType], as_json: bool, bar: bool = True
+    verb: Callable[[C, Hooks], R],
+    config: C,
+    draw: Callable[[R], RenderableType],
+    as_json: bool,
+    bar: bool = True,
+    aside: bool = False,
 ) -> None:
     with terminal.TerminalHooks(bar) as hooks:
         result = verb(config, hooks)
-    _show(result, draw, as_json)
+    if aside:  # stdout has something else to take
+        terminal.write(draw(result), aside=True)
+    else:
+        _show(result, draw, as_json)
 
 
 def _show(result: R, draw: Callable[[R], RenderableType], as_json: bool) -> None:
@@ -46,16 +54,12 @@ def _architecture(name: str, args: list[str] | None) -> Architecture:
 def _net_of(
     name: str | None, args: list[str] | None, sources: list[str], others: list[str] | None = None
 ) -> tuple[Architecture, list[str], list[str]]:
-    """Return the architecture and the sources; of those of the Hub, without --arch, what they say themselves."""
+    """Return the architecture and the sources; without --arch, the architecture that they name themselves."""
     if name is not None:
         return _architecture(name, args), sources, others or []
     if args:
         raise typer.BadParameter("--arch-arg goes with --arch, which is missing")
-    if not any(source.startswith("hf:") for source in [*sources, *(others or [])]):
-        raise typer.BadParameter(
-            "Missing option '--arch': only sources of the Hub, hf:owner/name, may say themselves which net they are of"
-        )
-    from wfcli.engine.hub_architecture import architecture_of
+    from wfcli.engine.own_architecture import architecture_of
 
     with terminal.TerminalHooks(bar=False) as hooks:
         told = architecture_of([*sources, *(others or [])], hooks)
@@ -113,7 +117,7 @@ def _data(source: str, label_column: str | None, classes: str | None) -> DataSpe
 def fuse(
     checkpoints: opt.CheckpointsArgument,
     output: opt.OutputFile,
-    arch: opt.HubArchitectureOption = None,
+    arch: opt.OwnArchitectureOption = None,
     arch_arg: opt.ArchitectureArgs = None,
     method: opt.MethodOption = "weightformer",
     generator: opt.GeneratorOption = None,
@@ -163,6 +167,10 @@ def fuse(
         raise typer.BadParameter(f"{', '.join(given)}: of no use with --heads, whose teachers do not answer together")
     if not guard and method not in ("weightformer", "auto"):
         raise typer.BadParameter(f"--no-guard goes with --method weightformer, got --method {method}")
+    piped = output == pipes.STDOUT
+    if piped:
+        pipes.check_stdout(as_json, max_shard_size is not None)
+    (checkpoints,) = pipes.read_names(checkpoints)
     architecture, checkpoints, _ = _net_of(arch, arch_arg, checkpoints)
     from wfcli.engine import fuse as engine
     from wfcli.engine.filters import rules_of
@@ -196,13 +204,13 @@ def fuse(
         distill_steps=distill_steps,
         distill_lr=distill_lr,
     )
-    _run(engine.fuse, config, report.fused, as_json)
+    _run(pipes.to_stdout(engine.fuse) if piped else engine.fuse, config, report.fused, as_json, aside=piped)
 
 
 def evaluate(
     checkpoints: opt.CheckpointsArgument,
     data: opt.DataOption,
-    arch: opt.HubArchitectureOption = None,
+    arch: opt.OwnArchitectureOption = None,
     teachers: opt.OptionalTeachersOption = None,
     arch_arg: opt.ArchitectureArgs = None,
     split: opt.SplitOption = "test",
@@ -220,12 +228,13 @@ def evaluate(
     Example:
       wfcli eval student.safetensors --teachers zoo --arch vgg11_bn_cifar --data digits
     """
+    checkpoints, teachers = pipes.read_names(checkpoints, teachers or [])
     architecture, checkpoints, teachers = _net_of(arch, arch_arg, checkpoints, teachers)
     from wfcli.engine import evaluate as engine
 
     config = engine.EvaluateConfig(
         checkpoints=tuple(checkpoints),
-        teachers=tuple(teachers or ()),
+        teachers=tuple(teachers),
         architecture=architecture,
         data=_data(data, label_column, classes),
         split=split,
@@ -239,9 +248,9 @@ def evaluate(
 
 def compare(
     checkpoints: opt.CheckpointsArgument,
-    arch: opt.ArchitectureOption,
     data: opt.DataOption,
     output: opt.OutputFolder,
+    arch: opt.OwnArchitectureOption = None,
     arch_arg: opt.ArchitectureArgs = None,
     numbers: opt.CountsOption = None,
     seeds: opt.SeedsOption = 3,
@@ -268,7 +277,8 @@ def compare(
     Example:
       wfcli compare 'zoo/*.safetensors' --arch vgg11_bn_cifar --data digits --counts 3,6 -o comparison
     """
-    architecture = _architecture(arch, arch_arg)
+    (checkpoints,) = pipes.read_names(checkpoints)
+    architecture, checkpoints, _ = _net_of(arch, arch_arg, checkpoints)
     from wfcli.engine import compare as engine
     from wfcli.plots import draw_comparison
 
@@ -303,10 +313,10 @@ def compare(
 def finetune(
     checkpoint: opt.CheckpointArgument,
     teachers: opt.TeachersOption,
-    arch: opt.ArchitectureOption,
     data: opt.DataOption,
     steps: opt.RequiredSteps,
     output: opt.OutputFile,
+    arch: opt.OwnArchitectureOption = None,
     arch_arg: opt.ArchitectureArgs = None,
     label_column: opt.LabelColumn = None,
     classes: opt.ClassesOption = None,
@@ -339,7 +349,10 @@ def finetune(
             f"one checkpoint to start from, got also {', '.join(context.args)}; a glob after --teachers needs quotes, "
             "--teachers 'zoo/*.safetensors', or the shell expands it"
         )
-    architecture = _architecture(arch, arch_arg)
+    if output == pipes.STDOUT:
+        raise typer.BadParameter("-o -: a training writes a file, beside which its log and its state stand")
+    (teachers,) = pipes.read_names(teachers)
+    architecture, (checkpoint,), teachers = _net_of(arch, arch_arg, [checkpoint], teachers)
     from wfcli.engine import finetune as engine
 
     config = engine.FinetuneConfig(
@@ -521,6 +534,7 @@ def inspect_checkpoints(
     Example:
       wfcli inspect teacher*.safetensors --weights
     """
+    (checkpoints,) = pipes.read_names(checkpoints)
     from wfcli.engine import inspect as engine
 
     if recipe:

@@ -26,7 +26,7 @@ Trained = Literal["all", "mixing", "prior"]
 Shares = Literal["same", "dirichlet", "disjoint"]
 Optimiser = Literal["sgd", "adamw"]
 
-SOURCE_HELP = "file, glob, folder or [cyan]hf:owner/name\\[@rev]\\[:file][/]"
+SOURCE_HELP = "file, glob, folder, [cyan]hf:owner/name\\[@rev]\\[:file][/] or [cyan]-[/] (names on standard input)"
 DATA_HELP = (
     "Images: [cyan]digits[/], a folder of parquet files, a folder of images or a Hub dataset [cyan]owner/name[/]."
 )
@@ -50,7 +50,7 @@ OutputFile = Annotated[
         "--output",
         "-o",
         metavar="OUT",
-        help="The .safetensors file to write; one that is there is replaced.",
+        help="The .safetensors file to write; one that is there is replaced. fuse: - is standard output.",
         show_default=False,
     ),
 ]
@@ -132,14 +132,13 @@ _ARCHITECTURE = typer.Option(
     show_default=False,
     autocompletion=complete_architecture,
 )
-ArchitectureOption = Annotated[str, _ARCHITECTURE]
 OptionalArchitectureOption = Annotated[str | None, _ARCHITECTURE]
-HubArchitectureOption = Annotated[
+OwnArchitectureOption = Annotated[
     str | None,
     typer.Option(
         "--arch",
         metavar="A",
-        help="Architecture: a timm or torchvision name. May be left out where checkpoints of the Hub name theirs.",
+        help="Architecture: a timm or torchvision name. May be left out where the checkpoints say it themselves.",
         show_default=False,
         autocompletion=complete_architecture,
     ),

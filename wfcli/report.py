@@ -17,6 +17,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from wfcli.pipes import STDOUT
 from wfcli.units import count, duration, megabytes, percent, points
 
 if TYPE_CHECKING:
@@ -270,7 +271,8 @@ def _shares(teachers: Sequence[str], weights: Sequence[float]) -> Text:
 
 
 def _written(path: Path, digest: str, seconds: float) -> Text:
-    return Text.assemble((str(path), "bold"), f" · sha256 {digest[:12]} · {duration(seconds)}")
+    where = "standard output" if path == STDOUT else str(path)
+    return Text.assemble((where, "bold"), f" · sha256 {digest[:12]} · {duration(seconds)}")
 
 
 def finetuned(result: FinetuneResult) -> RenderableType:

@@ -27,14 +27,15 @@ RANK = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" e
 SPEAKS = RANK == "0"
 
 
-def write(result: RenderableType) -> None:
-    """Print a result to stdout: a string as it is, anything else drawn by rich."""
+def write(result: RenderableType, aside: bool = False) -> None:
+    """Print a result to stdout, or `aside` to stderr: a string as it is, anything else drawn by rich."""
     if not SPEAKS:
         return
+    stream = sys.stderr if aside else sys.stdout
     if isinstance(result, str):
-        _send(sys.stdout, result + "\n")
+        _send(stream, result + "\n")
     else:
-        _send(sys.stdout, _drawn(Console(file=sys.stdout, highlight=False), result))
+        _send(stream, _drawn(Console(file=stream, highlight=False), result))
 
 
 def print_error(error: WfError) -> None:

@@ -31,6 +31,12 @@ class Loaded:
     name: str
     digest: str  # sha256 of its weights
     folder: Path
+    revision: str | None = None  # its commit, of one from the Hub
+
+    def record(self) -> dict[str, str]:
+        """Return what the provenance of a student says of it."""
+        pinned = {} if self.revision is None else {"revision": self.revision}
+        return {"name": self.name, "sha256": self.digest, **pinned}
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def load_named(text: str) -> Loaded:
     """
     source = resolve_generator(text)
     generator, digest = load_generator(source.path, source.name)
-    return Loaded(generator, source.name, digest, source.path)
+    return Loaded(generator, source.name, digest, source.path, source.revision)
 
 
 def fit_generator(

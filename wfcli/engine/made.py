@@ -130,7 +130,7 @@ def _record(
         **made_by("fuse", config.architecture, config.seed),
         **_sources(teachers, settings, late=True),
         "method": "weightformer" if generator else "soup" if config.method == "weightformer" else config.method,
-        "generator": {"name": generator.name, "sha256": generator.digest} if generator else None,
+        "generator": generator.record() if generator else None,
         "dtype": config.dtype,
         "classes": known_classes(teachers.checkpoints) if heads is None else heads.classes,
         "recipe": recipe_of(config),
@@ -145,7 +145,7 @@ def _record(
     if learned:
         record["learned_from"] = learned
     if rejected is not None:
-        record["rejected"] = {"name": rejected.name, "sha256": rejected.digest}  # its student was worse than the soup
+        record["rejected"] = rejected.record()  # its student was worse than the soup
     if config.unlabelled is not None:
         source = source_name(config.unlabelled)
         steps = config.distill_steps if heads is None else 0

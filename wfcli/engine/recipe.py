@@ -99,6 +99,9 @@ def as_toml(provenance: Mapping[str, Any]) -> str:
     options = dict(provenance["recipe"])
     if "base" in options and "base" in provenance:
         options["base"] = _pinned(provenance["base"])
+    generator = provenance.get("generator") or provenance.get("rejected") or {}
+    if "generator" in options and "revision" in generator:
+        options["generator"] = _pinned(generator)
     lines += [f"{flag} = {json.dumps(value, ensure_ascii=False)}" for flag, value in options.items()]
     lines.append("teachers = [")
     for source in provenance["sources"]:
