@@ -189,7 +189,7 @@ def open_batches(bench: Bench) -> None:
         return
     settings, device = input_config(bench.zoo.architecture), pick_device("cpu")
     images = load_images(bench.zoo.data, "train", settings.size)
-    order = BatchOrder(len(images), BATCH, 0)
+    order = BatchOrder(len(images) // BATCH * BATCH, BATCH, 0)  # batches of one size
     pad = CROP_PADDING[images.flip][1]
     bench.batches = [training_batch(images, order, step, settings, pad, device) for step in range(max(STEPS))]
     model = build_model(bench.zoo.architecture, len(bench.zoo.class_names)).to(memory_format=torch.channels_last)

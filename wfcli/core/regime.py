@@ -28,6 +28,7 @@ class Regime:
     shared_base: bool
     cosines: tuple[float, ...]  # per teacher, to the mean of all: median over the layers, -1..1
     distances: tuple[float, ...]  # per teacher: |w - mean| / |mean| over all layers, 0 where it is the mean
+    between: tuple[tuple[float, ...], ...] = ()  # of each two teachers: |w - v| / |mean|, [T][T]
 
     def sentence(self, names: Sequence[str] = ()) -> str:
         """Say which regime it is; `names` (one per teacher) lets it name the strangers."""
@@ -55,7 +56,7 @@ def regime(teachers: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> Re
     """
     assert len(teachers) >= 2, "a regime is a matter of several teachers"
     cosines: list[list[float]] = []  # per layer, per teacher
-    apart = [0.0] * len(teachers)
+    apart = torch.zeros(len(teachers), len(teachers), dtype=torch.float64)
     square = 0.0
     for name in names:
         products = _products(teachers, name)
@@ -63,14 +64,17 @@ def regime(teachers: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> Re
             continue
         own, along = products.own.tolist(), products.along.tolist()
         cosines.append([a / math.sqrt(o * products.mean) if o else 0.0 for a, o in zip(along, own, strict=True)])
-        apart = [total + d for total, d in zip(apart, products.apart.tolist(), strict=True)]
+        apart += products.apart
         square += products.mean
     if not cosines:
         return Regime(False, (0.0,) * len(teachers), (0.0,) * len(teachers))
     medians = tuple(median(layer[t] for layer in cosines) for t in range(len(teachers)))
     independent = 1 / math.sqrt(len(teachers))
     shared = all(_excess(cosine, independent) >= LEAST_EXCESS for cosine in medians)
-    return Regime(shared, medians, tuple(math.sqrt(a / square) for a in apart))
+    squares = apart.diagonal()
+    between = (squares[:, None] + squares - 2 * apart).clamp_(min=0).sqrt() / math.sqrt(square)
+    distances = (squares.sqrt() / math.sqrt(square)).tolist()
+    return Regime(shared, medians, tuple(distances), tuple(tuple(row) for row in between.tolist()))
 
 
 def _excess(cosine: float, independent: float) -> float:
@@ -84,13 +88,14 @@ class _Products:
 
     own: Tensor  # |w_t|^2, [T]
     along: Tensor  # w_t . mean, [T]
-    apart: Tensor  # |w_t - mean|^2, [T]: taken by itself, as the difference of the others is lost in rounding
+    apart: Tensor  # (w_s - mean) . (w_t - mean), [T, T]: taken by itself, as the others' difference is lost in rounding
     mean: float  # |mean|^2
 
 
 def _products(teachers: Sequence[Mapping[str, Tensor]], name: str) -> _Products | None:
     """Return the products of one tensor; None for one that does not count."""
-    own, along, apart = torch.zeros(3, len(teachers), dtype=torch.float64)
+    own, along = torch.zeros(2, len(teachers), dtype=torch.float64)
+    apart = torch.zeros(len(teachers), len(teachers), dtype=torch.float64)
     square = 0.0
     for pieces in zip(*(in_pieces(teacher, name) for teacher in teachers), strict=True):
         if pieces[0].ndim < 2 or not pieces[0].is_floating_point():
@@ -99,6 +104,7 @@ def _products(teachers: Sequence[Mapping[str, Tensor]], name: str) -> _Products 
         mean = rows.mean(0)
         own += torch.linalg.vector_norm(rows, dim=1).double().square()
         along += (rows @ mean).double()
-        apart += torch.linalg.vector_norm(rows.sub_(mean), dim=1).double().square()
+        rows.sub_(mean)
+        apart += (rows @ rows.T).double()
         square += float(torch.dot(mean, mean))
     return _Products(own, along, apart, square)

@@ -17,6 +17,7 @@ from wfcli.core.devices import pick_device
 from wfcli.core.metrics import Scores, score
 from wfcli.core.sources import resolve_sources
 from wfcli.engine.classes import Head, check_data, head_of
+from wfcli.engine.doubts import doubt_answers
 from wfcli.engine.expanded_glob import refuse_expanded_glob
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
@@ -108,6 +109,7 @@ def compare(
     count = len(teachers.checkpoints) if teachers is not None else 0
     answers = ask(bench, models, images, stage="evaluating", teachers=count)
     rows = [row_of(bench, answers, place, entry) for place, entry in enumerate(entries)]
+    doubt_answers(bench, entries[: count or None], answers, images)
     best, chosen_on = None, None
     if count:
         chosen, chosen_on = _choose_best(bench, models[:count], rows[:count], config)

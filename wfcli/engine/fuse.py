@@ -120,6 +120,10 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     if settings.base is not None:
         check_not_overwritten(config.output, [settings.base.file.checkpoint])
     situation = find_situation(config, teachers, loaded, hooks)
+    if heads is None:
+        from wfcli.engine.doubts import doubt_weights
+
+        doubt_weights(config.architecture, teachers, situation.checked, situation.relation, hooks)
     if settings.base is not None:
         look_at_base(config.architecture, teachers, settings.base, situation.checked, hooks)
     contest = None
