@@ -1,4 +1,4 @@
-"""Put the best specialised generator of one net of seen_dataset.sh into pretrained/, with its base and a card.
+"""Put the best specialised generator of one net of seen_dataset.sh into pretrained/, with base, card and entry.
 
 The best is the one with the highest gain on the held-out teachers of its training log; test images play no part in it.
 The base goes along, for a specialised generator is of use for fine-tunes of it alone. Base and prior are in bfloat16.
@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ship_universal import read_log
-from write_seen_results import PLACES, ROWS, table
+from ship_universal import read_log, results_of
+from write_seen_results import COUNTS, PLACES, ROWS, table
 
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.generator_files import load_generator, save_generator
+from wfcli.core.pretrained import BASE, Pretrained, Result, describe_generator, write_entry
 from wfcli.core.zoo import Zoo, read_zoo
 
 TARGET = Path(__file__).parent.parent / "pretrained"
 NAMES = {"vgg-cifar10": "vgg11_bn-cifar10", "vit-cifar10": "vit_tiny-cifar10"}
+DATASET = "uoft-cs/cifar10"  # of all of them
 CARD = """---
 library_name: wfcli
 license: apache-2.0
@@ -79,11 +81,12 @@ def main() -> None:
         raise SystemExit(f"{place}: no generators/specialised-*, or no {figures}: run examples/seen_dataset.sh first")
     gains = {folder: max(row["gain"] for row in read_log(folder)) for folder in folders}
     best = max(folders, key=lambda folder: gains[folder])
-    generator, _ = load_generator(best, best.name)
+    generator, measured = load_generator(best, best.name)
+    found = results(options.place, measured)
     zoo = read_zoo(place / "teachers")
-    results = {options.place: json.loads(figures.read_text())}
+    tables = {options.place: json.loads(figures.read_text())}
     parameters = sum(p.numel() for p in generator.parameters())
-    card = write_card(parameters, zoo, results, gains[best], best.name, len(folders))
+    card = write_card(parameters, zoo, tables, gains[best], best.name, len(folders))
     for parameter in generator.prior.parameters():
         parameter.data = parameter.data.bfloat16()
     frame = generator.config.frame
@@ -93,8 +96,19 @@ def main() -> None:
     digest = save_generator(target, generator, card)
     base = open_checkpoint(place / "base" / "teacher-00.safetensors")
     state = {name: t.to(torch.bfloat16) if t.is_floating_point() else t for name, t in base.items()}
-    save_state(target / "base.safetensors", state, base.provenance or {})
+    save_state(target / BASE, state, base.provenance or {})
+    write_entry(describe_generator(target, DATASET, found), TARGET)
     print(f"{best.name} -> {target.name}, sha256 {digest}, {sum(f.stat().st_size for f in target.iterdir()):,} bytes")
+
+
+def entry(place: str) -> Pretrained:
+    """Describe what lies in pretrained/, for the index."""
+    return describe_generator(TARGET / NAMES[place], DATASET, results(place))
+
+
+def results(place: str, digest: str | None = None) -> list[Result]:
+    """Take the figures of the index from examples/results/; `digest` is of the weights before the prior was rounded."""
+    return results_of(f"seen_dataset_{place}.json", "seen", COUNTS, "specialised", digest)
 
 
 def write_card(parameters: int, zoo: Zoo, results: Mapping[str, Any], gain: float, chosen: str, seeds: int) -> str:

@@ -1,4 +1,4 @@
-"""Put the best generator for all kinds of nets of same_teachers.sh into pretrained/universal, with a card.
+"""Put the best generator for all kinds of nets of same_teachers.sh into pretrained/universal, with card and entry.
 
 The best is the one with the highest gain on the held-out zoos of its training log; test images play no part in it.
 """
@@ -10,15 +10,22 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from write_same_results import COUNTS, named, rows_of, table
-from write_silo_results import KINDS, one_shot_table
+from write_silo_results import HERE, KINDS, one_shot_table
 
-from wfcli.core.generator_files import load_generator, save_generator
+from wfcli.core.architectures import find_architecture
+from wfcli.core.checkpoint import file_digest
+from wfcli.core.generator_files import WEIGHTS, load_generator, save_generator
+from wfcli.core.pretrained import Pretrained, Result, describe_generator, write_entry
 from wfcli.core.zoo import Zoo, read_zoo
 
 TARGET = Path(__file__).parent.parent / "pretrained" / "universal"
+DATASET = "uoft-cs/cifar100"
+SILO_COUNTS = (3, 6)
+ROWS = {"soup": "soup, data-free", "ensemble": "ensemble"}  # of the index, beside the generator's own
 SHOWN = (
     "best single (by validation)",
     "soup, data-free",
@@ -106,7 +113,8 @@ def main() -> None:
         raise SystemExit(f"{runs}: no generators/both-* there, expected those of examples/same_teachers.sh")
     gains = {folder: max(row["gain"] for row in read_log(folder)) for folder in folders}
     best = max(folders, key=lambda folder: gains[folder])
-    generator, _ = load_generator(best, best.name)
+    generator, digest = load_generator(best, best.name)
+    found = results(digest)
     zoos = [read_zoo(folder) for kind in KINDS for folder in sorted(runs.glob(f"{kind}/*task-*"))]
     split, same = (
         {kind: json.loads((runs / f"{name}{kind}.json").read_text()) for kind in KINDS} for name in ("", "same-")
@@ -114,7 +122,46 @@ def main() -> None:
     seeds = f"{len(folders)} seed{'s' if len(folders) > 1 else ''}"
     card = write_card(sum(p.numel() for p in generator.parameters()), zoos, split, same, gains[best], best.name, seeds)
     digest = save_generator(TARGET, generator, card)
+    write_entry(describe_generator(TARGET, DATASET, found), TARGET.parent)
     print(f"{best.name} -> {TARGET.name}, sha256 {digest}")
+
+
+def entry() -> Pretrained:
+    """Describe what lies in pretrained/universal, for the index."""
+    return describe_generator(TARGET, DATASET, results(file_digest(TARGET / WEIGHTS)))
+
+
+def results(digest: str) -> list[Result]:
+    """Take the figures of the index from examples/results/, where the weights of this digest were measured."""
+    found = []
+    for kind in KINDS:
+        found += results_of(f"silo_teachers_{kind}.json", "dirichlet 0.3", SILO_COUNTS, "both", digest)
+        found += results_of(f"same_teachers_{kind}.json", "any", COUNTS, "both", digest)
+    return found
+
+
+def results_of(
+    table: str, group: str, counts: Sequence[int], generator: str, digest: str | None = None
+) -> list[Result]:
+    """Take what students reached from a file in examples/results/, which has measured the weights of `digest`.
+
+    Raises:
+        SystemExit: it has measured others.
+    """
+    measured = json.loads((HERE / "results" / table).read_text())
+    if digest is not None and digest not in measured["generators"].values():
+        got = ", ".join(f"{name} {one[:12]}" for name, one in measured["generators"].items())
+        raise SystemExit(f"{table}: measured {got}, expected also {digest[:12]}: write the results of this run first")
+    net = measured["architecture"]
+    label = find_architecture(net["name"], net["args"]).label
+    found = []
+    for count in counts:
+        rows = rows_of(measured, group, count)
+        own = rows[f"generator {generator}, data-free"]
+        means = {name: round(fmean(rows[row][each] for each in own), 4) for name, row in ROWS.items()}
+        mean = round(fmean(own.values()), 4)
+        found.append(Result(table, group, label, count, len(own), generator=mean, **means))
+    return found
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
@@ -144,7 +191,7 @@ def write_card(
     }
     return CARD.format(
         parameters=parameters,
-        split=one_shot_table(split, SHOWN, (3, 6)),
+        split=one_shot_table(split, SHOWN, SILO_COUNTS),
         same=table(spoilt, SAME_SHOWN),
         name=name,
         seeds=seeds,

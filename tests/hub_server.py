@@ -1,5 +1,6 @@
 """A Hub in a thread: as much of its protocol as huggingface_hub needs to resolve, fetch and push.
 
+    GET /api/models?filter={tag}&limit={n}         what has those tags in its card, in pages
     GET /api/models/{repo}[/revision/{rev}]        commit and file names
     GET /api/models/{repo}/tree/{rev}              file names, sizes, hashes
     HEAD, GET /{repo}/resolve/{rev}/{file}         ETag, X-Repo-Commit, Content-Length, and the bytes or a range of them
@@ -16,13 +17,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import pytest
 import yaml
@@ -70,6 +75,7 @@ class HubServer:
         self.cut = 0  # of so many downloads send a share of the bytes, then hang up
         self.keep = 0.5  # that share
         self.corrupt = False  # change the last byte of every file that is downloaded
+        self.page = 100  # models on a page of a list
         self.large: dict[str, bytes] = {}  # sha256 -> what was uploaded as LFS
         self.messages: list[str] = []  # of the commits that were sent
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -135,6 +141,18 @@ def use_hub(server: HubServer, cache: Any, monkeypatch: pytest.MonkeyPatch, toke
         monkeypatch.setenv("HF_TOKEN", token)
 
 
+def run_offline(hub: HubServer, cache: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own: the client reads its variables when it is imported."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(cache)}
+    return subprocess.run(
+        [sys.executable, "-m", "wfcli", "--offline", *map(str, args)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -193,6 +211,34 @@ def _respond(hub: HubServer, request: Request) -> Answer:
     return _error(404, "", "no such page")
 
 
+def _list(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    """Answer one page of the models with all the tags that are asked for, and where the next one is."""
+    entries = []
+    for name, repository in hub.repositories.items():
+        card = _metadata(hub.files(name).get("README.md", b"").decode())
+        if repository.private and request.user is None:
+            continue
+        if set(request.query.get("filter", ())) <= set(card.get("tags", ())):
+            entry = {"id": name, "private": repository.private, "tags": card.get("tags", [])}
+            if "full" in request.query:
+                entry |= {"sha": repository.references["main"], "lastModified": "2026-11-23T10:00:00.000Z"}
+            entries.append({**entry, "library_name": card.get("library_name")})
+    start = int(request.query.get("cursor", ["0"])[0])
+    end = start + min(hub.page, int(request.query.get("limit", ["100"])[0]))
+    status, headers, body = _json(entries[start:end])
+    if end < len(entries):
+        query = urlencode({**request.query, "cursor": end}, doseq=True)
+        headers["Link"] = f'<{hub.endpoint}/api/models?{query}>; rel="next"'
+    return status, headers, body
+
+
+def _metadata(card: str) -> dict[str, Any]:
+    """Return what stands in the YAML on top of a card."""
+    block = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    metadata = yaml.safe_load(block[1]) if block else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
 def _read(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
     """Answer what is asked about a repository: its commit, its files, one of them."""
     repository = hub.repositories.get(found["repo"])
@@ -245,10 +291,7 @@ def _who(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
 
 
 def _check_card(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
-    content = json.loads(request.body)["content"]
-    block = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
-    metadata = yaml.safe_load(block[1]) if block else None
-    if not isinstance(metadata, dict):
+    if not _metadata(json.loads(request.body)["content"]):
         return 400, {}, json.dumps({"errors": [{"message": "no metadata"}], "warnings": []}).encode()
     return _json({"errors": [], "warnings": []})
 
@@ -362,6 +405,7 @@ def _commit(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 REVISION = r"(?P<rev>refs/pr/\d+|[^/]+)"
 ROUTES: tuple[tuple[str, Callable[[HubServer, Request, re.Match[str]], Answer]], ...] = (
+    ("GET /api/models", _list),
     ("GET /api/whoami-v2", _who),
     ("POST /api/validate-yaml", _check_card),
     ("POST /api/repos/create", _create),

@@ -187,6 +187,9 @@ pull SRC
 methods
   --json switch
 list
+  --hub switch
+  --tag = wfcli
+  --limit = 50
   --json switch
 """
 
@@ -195,6 +198,7 @@ CONFIGS = {
     "eval": ("evaluate", "EvaluateConfig"),
     "compare": ("compare", "CompareConfig"),
     "finetune": ("finetune", "FinetuneConfig"),
+    "list": ("listing", "ListConfig"),
     "pull": ("pull", "PullConfig"),
     "push": ("push", "PushConfig"),
     "train-generator": ("train_generator", "TrainGeneratorConfig"),
@@ -379,7 +383,7 @@ def test_a_bug_keeps_its_traceback(wfcli: Callable[..., Ran], monkeypatch: pytes
     def broken() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("wfcli.core.sources.list_pretrained", broken)
+    monkeypatch.setattr("wfcli.engine.listing.list_pretrained", broken)
     with pytest.raises(ZeroDivisionError):
         wfcli("list")
 
@@ -388,7 +392,7 @@ def test_every_problem_is_a_line(wfcli: Callable[..., Ran], monkeypatch: pytest.
     def refused() -> None:
         raise WfError("a: got [3], expected [4]", "b " + 60 * "long " + "end", hint="look again")
 
-    monkeypatch.setattr("wfcli.core.sources.list_pretrained", refused)
+    monkeypatch.setattr("wfcli.engine.listing.list_pretrained", refused)
     ran = wfcli("list")
     assert ran == Ran(1, "", f"error: a: got [3], expected [4]\nerror: b {60 * 'long '}end\nhint: look again\n")
 
@@ -419,7 +423,7 @@ def test_memory_that_runs_out_is_no_traceback(
     def greedy() -> None:
         raise error
 
-    monkeypatch.setattr("wfcli.core.sources.list_pretrained", greedy)
+    monkeypatch.setattr("wfcli.engine.listing.list_pretrained", greedy)
     assert wfcli("list") == Ran(1, "", f"error: {problem}\nhint: {hint}\n")
 
 
@@ -427,7 +431,7 @@ def test_another_runtime_error_is_a_bug(wfcli: Callable[..., Ran], monkeypatch: 
     def broken() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("wfcli.core.sources.list_pretrained", broken)
+    monkeypatch.setattr("wfcli.engine.listing.list_pretrained", broken)
     with pytest.raises(RuntimeError, match="mat1"):
         wfcli("list")
 

@@ -42,6 +42,7 @@ ONLY_USERS: dict[str, set[str]] = {
         "core/generator",
         "core/hub",
         "core/hub_cards",
+        "core/hub_lists",
         "core/hub_names",
         "core/hub_upload",
         "core/tables",
@@ -106,13 +107,18 @@ def test_the_command_line_starts_light() -> None:
     assert _loaded("import wfcli.cli") == set()
 
 
-@pytest.mark.parametrize("args", [["--help"], ["fuse", "--help"], ["--version"], ["list"]], ids=" ".join)
+@pytest.mark.parametrize("args", [["--help"], ["fuse", "--help"], ["--version"]], ids=" ".join)
 def test_help_loads_nothing_heavy(args: list[str]) -> None:
     code = f"from wfcli.cli import app\napp({args!r}, prog_name='wfcli', standalone_mode=False)"
     assert _loaded(code) == set()
 
 
-@pytest.mark.parametrize("module", ["wfcli.errors", "wfcli.core.sources"])
+def test_list_loads_the_client_of_the_hub_alone() -> None:
+    code = "from wfcli.cli import app\napp(['list'], prog_name='wfcli', standalone_mode=False)"
+    assert _loaded(code) == {"huggingface_hub"}  # which knows its cache
+
+
+@pytest.mark.parametrize("module", ["wfcli.errors", "wfcli.core.sources", "wfcli.core.pretrained"])
 def test_names_are_resolved_without_torch(module: str) -> None:
     assert "torch" not in _loaded(f"import {module}")
 

@@ -225,6 +225,30 @@ def test_figures_of_teachers_of_the_same_data() -> None:
     assert "| 2 | 25.0 % | 10.0 % |" in page({"vgg": result})
 
 
+def test_the_index_has_the_figures_of_the_committed_results() -> None:
+    from write_index import entries
+
+    from wfcli.core.pretrained import list_pretrained
+
+    found = {one.name: one.results for one in entries()}
+    assert {one.name: one.results for one in list_pretrained()} == found, "run examples/write_index.py"
+
+
+def test_figures_of_the_index_are_those_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ship_universal
+
+    monkeypatch.setattr(ship_universal, "HERE", tmp_path)
+    (tmp_path / "results").mkdir()
+    net = {"name": "vgg11_bn_cifar", "args": {"width": 0.25}}
+    measured = {"architecture": net, "generators": {"vgg-0": "0" * 64}, "figures": FIGURES}
+    (tmp_path / "results" / "t.json").write_text(json.dumps(measured))
+    [found] = ship_universal.results_of("t.json", "dirichlet 0.3", (3,), "vgg", "0" * 64)
+    assert (found.architecture, found.count, found.sets) == ("vgg11_bn_cifar(width=0.25)", 3, 2)
+    assert (found.soup, found.generator, found.ensemble) == (0.42, 0.56, 0.62)
+    with pytest.raises(SystemExit, match=r"t\.json: measured vgg-0 0{12}, expected also 1{12}"):
+        ship_universal.results_of("t.json", "dirichlet 0.3", (3,), "vgg", "1" * 64)
+
+
 def test_the_shipped_card_shows_rows_that_there_are() -> None:
     from ship_universal import SAME_SHOWN, SHOWN
     from write_same_results import ROWS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,20 +15,32 @@ from wfcli.core.architectures import find_architecture
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.generator import fingerprint
 from wfcli.core.generator_files import load_generator
-from wfcli.core.sources import list_pretrained
+from wfcli.core.pretrained import describe_generator, list_pretrained
 
 Cli = Callable[..., Ran]
 FOLDER = Path(__file__).parent.parent / "pretrained"
+FOLDERS = sorted(path for path in FOLDER.iterdir() if path.is_dir())
 SPECIALISED = sorted(path.parent.name for path in FOLDER.glob("*/base.safetensors"))
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def test_all_of_them_are_listed() -> None:
-    assert {one.name for one in list_pretrained()} == {path.name for path in FOLDER.iterdir()}
-    assert {"universal", "vgg11_bn-cifar10", "vit_tiny-cifar10"} <= {path.name for path in FOLDER.iterdir()}
+    assert [one.name for one in list_pretrained() if one.here] == [path.name for path in FOLDERS]
+    assert {"universal", "vgg11_bn-cifar10", "vit_tiny-cifar10"} <= {path.name for path in FOLDERS}
+    assert all(one.here or one.hub for one in list_pretrained())
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FOLDERS, ids=lambda path: path.name)
+def test_the_index_says_what_the_folder_holds(path: Path) -> None:
+    [entry] = [one for one in list_pretrained() if one.name == path.name]
+    found = describe_generator(path, entry.dataset, entry.results)
+    found = replace(found, hub=entry.hub, revision=entry.revision, path=entry.path)
+    assert found == entry, "run examples/write_index.py"
+    assert set(entry.sha256) == {file.name for file in path.iterdir()} - {"README.md"}
+    assert f"- {entry.dataset}\n" in (path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", FOLDERS, ids=lambda path: path.name)
 def test_each_is_small_and_has_a_card(path: Path) -> None:
     assert sum(file.stat().st_size for file in path.iterdir()) <= 5 * 2**20
     card = (path / "README.md").read_text()

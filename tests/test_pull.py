@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +13,11 @@ import torch
 from safetensors.torch import load, save
 
 from tests.conftest import Ran, TinyTeachers
-from tests.hub_server import TOKEN, HubServer, use_hub
+from tests.hub_server import TOKEN, HubServer, run_offline, use_hub
 from wfcli.core.architectures import Architecture, find_architecture
 from wfcli.core.checkpoint import open_checkpoint, save_state
-from wfcli.core.sources import pretrained_folder, resolve_generator, resolve_sources
+from wfcli.core.pretrained import pretrained_folder
+from wfcli.core.sources import resolve_generator, resolve_sources
 from wfcli.core.timm_config import read_architecture, timm_config
 from wfcli.engine.recipe import as_toml
 from wfcli.errors import ArchitectureError, SourceError
@@ -232,18 +230,6 @@ def test_a_damaged_download_is_told(hub: HubServer, wfcli: Run, tmp_path: Path, 
 
 
 # Offline
-
-
-def run_offline(hub: HubServer, cache: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own: the client reads its variables when it is imported."""
-    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(cache)}
-    return subprocess.run(
-        [sys.executable, "-m", "wfcli", "--offline", *map(str, args)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
 
 
 def test_offline_takes_the_cache(hub: HubServer, wfcli: Run, tmp_path: Path, tiny_teachers: TinyTeachers) -> None:

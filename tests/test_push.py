@@ -22,7 +22,8 @@ from wfcli.core.architectures import build_model, find_architecture, match_layou
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.data import DataSpec
 from wfcli.core.generator import WeightFormer
-from wfcli.core.sources import pretrained_folder, resolve_sources
+from wfcli.core.pretrained import pretrained_folder
+from wfcli.core.sources import resolve_sources
 from wfcli.core.zoo import Zoo, ZooTeacher, read_zoo, zoo_to_json
 
 Run = Callable[..., Ran]

@@ -15,16 +15,8 @@ import torch
 from safetensors.torch import save
 
 from tests.hub_server import HubServer, use_hub
-from wfcli.core import sources
 from wfcli.core.checkpoint import open_checkpoint
-from wfcli.core.sources import (
-    Source,
-    list_pretrained,
-    pretrained_folder,
-    resolve_generator,
-    resolve_source,
-    resolve_sources,
-)
+from wfcli.core.sources import Source, resolve_generator, resolve_source, resolve_sources
 from wfcli.errors import CheckpointError, SourceError
 
 
@@ -163,75 +155,22 @@ def test_nothing_heavy_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-# What comes with the package
+# Generators
 
 
-@pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let two generators and a zoo come with the package."""
-    root = tmp_path / "pretrained"
-    for name in ("universal", "special"):
-        touch(root / name / "model.safetensors")
-        (root / name / "config.json").write_text(json.dumps({"preset": name}))
-    touch(
-        root / "digits" / "teacher-00.safetensors", root / "digits" / "teacher-01.safetensors", root / "b.safetensors"
-    )
-    monkeypatch.setattr(sources, "pretrained_folder", lambda: root)
-    return root
-
-
-def test_what_comes_with_the_package_is_listed(shipped: Path) -> None:
-    found = list_pretrained()
-    assert [(generator.name, generator.config) for generator in found] == [
-        ("special", {"preset": "special"}),
-        ("universal", {"preset": "universal"}),
-    ]
-    assert found[1].path == shipped / "universal"
-
-
-def test_a_generator_by_name_and_by_folder(shipped: Path) -> None:
-    assert resolve_generator("pretrained:universal") == Source(
-        "pretrained:universal", shipped / "universal", "universal"
-    )
-    assert resolve_generator(str(shipped / "special")).name == "special"
-
-
-def test_generators_that_are_not_there(shipped: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        SourceError, match=r"pretrained:univrsal: no such generator\nhint: did you mean pretrained:universal\?"
-    ):
-        resolve_generator("pretrained:univrsal")
-    with pytest.raises(SourceError, match="there are pretrained:special, pretrained:universal"):
-        resolve_generator("pretrained:x")
+def test_a_folder_that_holds_no_generator(tmp_path: Path) -> None:
+    touch(tmp_path / "gen" / "model.safetensors", tmp_path / "gen" / "config.json")
+    assert resolve_generator(str(tmp_path / "gen")) == Source(str(tmp_path / "gen"), tmp_path / "gen", "gen")
     with pytest.raises(SourceError, match=r"got no such folder\nhint: did you mean pretrained:universal\?"):
-        resolve_generator("universal")
+        resolve_generator("universl")
     with pytest.raises(SourceError, match="expected the folder of a generator, got a file"):
-        resolve_generator(str(shipped / "universal" / "config.json"))
+        resolve_generator(str(tmp_path / "gen" / "config.json"))
     with pytest.raises(
         SourceError, match=r"holds no generator: config\.json and model\.safetensors missing\nhint: give the"
     ):
         resolve_generator(str(tmp_path))
     with pytest.raises(SourceError, match=r"unknown prefix 'zoo:'"):
         resolve_generator("zoo:universal")
-    (shipped / "universal" / "config.json").write_text("no json")
-    with pytest.raises(SourceError, match=r"universal/config\.json: cannot be read(?s:.*)hint: install wfcli again"):
-        list_pretrained()
-
-
-def test_checkpoints_that_come_with_the_package(shipped: Path) -> None:
-    assert names(resolve_sources(["pretrained:digits"])) == ["teacher-00.safetensors", "teacher-01.safetensors"]
-    assert resolve_source("pretrained:b").path == shipped / "b.safetensors"
-    assert resolve_source("pretrained:digits/teacher-01").path == shipped / "digits" / "teacher-01.safetensors"
-    touch(shipped.parent / "outside.safetensors")
-    for text in ("pretrained:digit", "pretrained:../outside", f"pretrained:{shipped.parent}/outside", "pretrained:"):
-        with pytest.raises(
-            SourceError, match=r"no such teacher comes with wfcli\nhint: (did you mean pretrained:|there are )"
-        ):
-            resolve_sources([text])
-
-
-def test_the_real_folder_lies_beside_or_inside_the_package() -> None:
-    assert pretrained_folder().parent in (Path(sources.__file__).parents[1], Path(sources.__file__).parents[2])
 
 
 # The Hub

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TinyTeachers
-from wfcli.core.sources import list_pretrained
+from wfcli.core.pretrained import list_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -614,13 +614,23 @@ def list_methods(as_json: opt.JsonOption = False) -> None:
     _show({"methods": METHODS}, report.methods_listed, as_json)
 
 
-def list_generators(as_json: opt.JsonOption = False) -> None:
-    """List the generators that come with wfcli.
+def list_known(
+    hub: opt.AskHubOption = False,
+    tag: opt.TagOption = "wfcli",
+    limit: opt.LimitOption = 50,
+    as_json: opt.JsonOption = False,
+    context: typer.Context = None,  # type: ignore[assignment]
+) -> None:
+    """List the generators that go by a name, and what wfcli made in the Hub's cache.
+
+    With --hub also what the Hub has under a tag, unless you name another that of [bold]wfcli push[/].
 
     \b
     Example:
-      wfcli list --json
+      wfcli list --hub
     """
-    from wfcli.core.sources import list_pretrained
+    if not hub and (given := _given(context, "tag", "limit")):
+        raise typer.BadParameter(f"{', '.join(given)}: of no use without --hub")
+    from wfcli.engine import listing as engine
 
-    _show({"pretrained": list_pretrained()}, report.listed, as_json)
+    _show(engine.list_known(engine.ListConfig(hub=hub, tag=tag, limit=limit)), report.listed, as_json)

@@ -23,8 +23,8 @@ def complete_method(incomplete: str) -> Iterator[tuple[str, str]]:
 
 
 def complete_generator(incomplete: str) -> Iterator[str]:
-    """Yield the generators that come with wfcli."""
-    from wfcli.core.sources import list_pretrained
+    """Yield the generators that wfcli knows by name."""
+    from wfcli.core.pretrained import list_pretrained
 
     names = (f"pretrained:{one.name}" for one in list_pretrained())
     yield from (name for name in names if name.startswith(incomplete))

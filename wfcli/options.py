@@ -122,6 +122,11 @@ OptionalOutputFolder = Annotated[
     ),
 ]
 WholeOption = Annotated[bool, typer.Option("--all", help="Fetch all files of the repository.")]
+AskHubOption = Annotated[bool, typer.Option("--hub", help="List what the Hub has under a tag, too.")]
+TagOption = Annotated[str, typer.Option("--tag", metavar="TAG", help="With [bold]--hub[/]: the tag.")]
+LimitOption = Annotated[
+    int, typer.Option("--limit", metavar="N", min=1, help="With [bold]--hub[/]: how many to list at most.")
+]
 
 # Architecture ------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from wfcli.units import count, duration, megabytes, percent, points
 
 if TYPE_CHECKING:
     from wfcli.core.methods import Method
-    from wfcli.core.sources import Pretrained
+    from wfcli.core.pretrained import Pretrained
     from wfcli.engine.align import Alignment
     from wfcli.engine.auto import Contest
     from wfcli.engine.compare import CompareResult
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wfcli.engine.finetune import FinetuneResult
     from wfcli.engine.fuse import FuseResult
     from wfcli.engine.inspect import Entry, InspectResult, Plan, WeightsReport
+    from wfcli.engine.listing import ListResult, Tagged
     from wfcli.engine.pull import PullResult
     from wfcli.engine.push import PushResult
     from wfcli.engine.train_generator import TrainGeneratorResult
@@ -474,14 +475,40 @@ def methods_listed(result: Mapping[str, Mapping[str, Method]]) -> RenderableType
     return table
 
 
-def listed(result: Mapping[str, Sequence[Pretrained]]) -> RenderableType:
-    """Draw the generators that come with wfcli."""
+def listed(result: ListResult) -> RenderableType:
+    """Draw the generators of the index, what is in the Hub's cache, and what the Hub was asked for."""
+    pieces: list[RenderableType] = [_generators(result.pretrained), Text()]
+    if result.cached:
+        table = _Table("in the Hub's cache", "kind", "commit", "size")
+        for one in result.cached:
+            table.add_row(Text(f"hf:{one.repo}"), one.kind, one.commit[:12], megabytes(one.size))
+        pieces.append(table)
+    else:
+        pieces.append(Text("in the Hub's cache is nothing that wfcli has made"))
+    if result.hub is not None:
+        pieces += [Text(), *_tagged(result.hub)]
+    return Group(*pieces)
+
+
+def _generators(known: Sequence[Pretrained]) -> RenderableType:
     table = _Table("generator", "preset")
     table.columns[0].overflow, table.columns[0].no_wrap = "ellipsis", True
-    table.add_column("trained on", overflow="fold", ratio=1)
-    for generator in result["pretrained"]:
-        config = generator.config
-        table.add_row(
-            Text(f"pretrained:{generator.name}"), str(config.get("preset", "")), ", ".join(config.get("trained_on", ()))
-        )
-    return table if table.rows else Text("no generator comes with this installation")
+    table.add_column("trained on", no_wrap=True)
+    for title in ("dataset", "K", "where"):
+        table.add_column(title, overflow="fold")
+    for one in known:
+        nets = dict.fromkeys(label.partition("(")[0] for label in one.architectures)  # arguments are no other net
+        where = "here" if one.here else f"hf:{one.hub}" if one.hub else "nowhere"
+        counts = " ".join(map(str, one.counts))
+        table.add_row(Text(f"pretrained:{one.name}"), one.preset, "\n".join(nets), one.dataset, counts, where)
+    return table if known else Text("no generator comes with this installation")
+
+
+def _tagged(found: Tagged) -> list[RenderableType]:
+    if not found.models:
+        return [Text(f"on the Hub nothing has the tag {found.tag}")]
+    table = _Table(f"on the Hub, tag {found.tag}", "kind", "commit", "changed")
+    for one in found.models:
+        table.add_row(Text(f"hf:{one.repo}"), one.kind or "", (one.commit or "")[:12], one.date or "")
+    more = [_dim(f"there are more than these {len(found.models):,}: raise --limit")] if found.more else []
+    return [table, *more]

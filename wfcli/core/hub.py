@@ -47,14 +47,14 @@ def fetch_weights(name: HubName) -> HubFile:
     raise next((error for error in errors if error.unreachable), errors[0]).explained
 
 
-def fetch_generator(name: HubName) -> HubFile:
-    """Fetch config.json and model.safetensors of a generator; the path is the folder that holds them.
+def fetch_generator(name: HubName, files: Sequence[str] = GENERATOR_FILES) -> HubFile:
+    """Fetch config.json and model.safetensors of a generator, or others of its files; the path is their folder.
 
     Raises:
-        SourceError: as for `fetch_weights`, or one of the two files is not there.
+        SourceError: as for `fetch_weights`, or one of the files is not there.
     """
-    folder = _snapshot(name, GENERATOR_FILES)
-    missing = [file for file in GENERATOR_FILES if not (folder / file).is_file()]
+    folder = _snapshot(name, files)
+    missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise SourceError(
             f"{name.text}: holds no generator: {' and '.join(missing)} missing",

@@ -1,23 +1,22 @@
 """What a user types for a checkpoint or generator -> local files. No torch here.
 
-The prefix decides: ``hf:`` is the Hub, ``pretrained:`` what comes with the package, anything else is a path, a folder
-or a glob. Another prefix is an error, never a guess.
+The prefix decides: ``hf:`` is the Hub, ``pretrained:`` what wfcli knows by name, anything else is a path, a folder or
+a glob. Another prefix is an error, never a guess.
 """
 
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from wfcli.core.checkpoint import INDEX_SUFFIX, PICKLE_SUFFIXES
 from wfcli.core.hub import GENERATOR_FILES, fetch_generator, fetch_matching, fetch_weights
 from wfcli.core.hub_names import SPELLING, parse_hub_name
+from wfcli.core.pretrained import BASE, find_files, list_pretrained
 from wfcli.errors import Problems, SourceError
 
 SPELLINGS = f"a file, a folder, a glob in quotes, {SPELLING}, or pretrained:NAME"
@@ -39,15 +38,6 @@ class Source:
     def base_name(self) -> str:
         """The name for a file's provenance: without the folders that tell equal names apart in messages."""
         return _base_name(self.path) if self.revision is None else self.name
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A generator that comes with the package; `config` is its config.json."""
-
-    name: str
-    path: Path
-    config: dict[str, Any]
 
 
 def resolve_source(text: str, what: str = "checkpoint") -> Source:
@@ -87,6 +77,7 @@ def resolve_generator(text: str) -> Source:
 
     Raises:
         SourceError: it leads nowhere, or the two files are not there; an unknown name comes with the nearest one.
+        CheckpointError: files of a ``pretrained:`` one are not those that its index means.
     """
     if text.startswith("hf:"):
         name = parse_hub_name(text)
@@ -94,18 +85,19 @@ def resolve_generator(text: str) -> Source:
             raise SourceError(f"{text}: a generator is a whole repository, not a file", hint=f"write hf:{name.repo}")
         found = fetch_generator(name)
         return Source(text, found.path, name.repo, found.commit)
-    known = {generator.name: generator for generator in list_pretrained()}
     if text.startswith("pretrained:"):
         wanted = text.removeprefix("pretrained:")
+        known = {one.name: one for one in list_pretrained()}
         if wanted not in known:
             hint = _suggest(wanted, list(known), GENERATOR_SPELLINGS)
             raise SourceError(f"{text}: no such generator", hint=hint)
-        return Source(text, known[wanted].path, wanted)
+        files = find_files(known[wanted])
+        return Source(text, files.folder, wanted, files.commit)
     path = _local(text)
     _refuse_unknown_prefix(text, path, GENERATOR_SPELLINGS)
     if not path.is_dir():
         got = "a file" if path.exists() else "no such folder"
-        hint = _suggest(text, list(known), GENERATOR_SPELLINGS)
+        hint = _suggest(text, [one.name for one in list_pretrained()], GENERATOR_SPELLINGS)
         raise SourceError(f"{text}: expected the folder of a generator, got {got}", hint=hint)
     missing = [file for file in GENERATOR_FILES if not (path / file).is_file()]
     if missing:
@@ -114,29 +106,6 @@ def resolve_generator(text: str) -> Source:
             hint=f"give {GENERATOR_SPELLINGS}",
         )
     return Source(text, path, _base_name(path))
-
-
-def pretrained_folder() -> Path:
-    """Return the folder of what comes with the package: inside it once installed, beside it in the repository."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "pretrained"
-    return inside if inside.is_dir() else package.parent / "pretrained"
-
-
-def list_pretrained() -> list[Pretrained]:
-    """List the generators that come with the package, by name.
-
-    Raises:
-        SourceError: one of them is damaged.
-    """
-    found = []
-    for path in sorted(pretrained_folder().glob("*/config.json")):
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{path}: cannot be read ({error})", hint="install wfcli again") from error
-        found.append(Pretrained(path.parent.name, path.parent, config))
-    return found
 
 
 def _expand(text: str, what: str) -> list[Source]:
@@ -149,7 +118,9 @@ def _expand(text: str, what: str) -> list[Source]:
         return [
             Source(text, one.path, f"{name.repo}:{one.file}" if name.file else name.repo, one.commit) for one in fetched
         ]
-    path = _pretrained_checkpoint(text, what) if text.startswith("pretrained:") else _local(text)
+    if text.startswith("pretrained:"):
+        return _expand_pretrained(text, what)
+    path = _local(text)
     if path.is_dir():
         return _expand_folder(text, path, what)
     if path.exists():
@@ -190,14 +161,21 @@ def _expand_glob(text: str, pattern: Path, what: str) -> list[Source]:
     return found
 
 
-def _pretrained_checkpoint(text: str, what: str) -> Path:
-    wanted = text.removeprefix("pretrained:")
-    root = pretrained_folder()
-    for path in (root / wanted, root / f"{wanted}.safetensors"):
-        if wanted and ".." not in Path(wanted).parts and not Path(wanted).is_absolute() and path.exists():
-            return path
-    known = [path.name.removesuffix(".safetensors") for path in sorted(root.glob("*"))]
-    raise SourceError(f"{text}: no such {what} comes with wfcli", hint=_suggest(wanted, known, SPELLINGS))
+def _expand_pretrained(text: str, what: str) -> list[Source]:
+    """Return the safetensors files of a generator, or the one of them that is named, with or without its suffix."""
+    name, _, wanted = text.removeprefix("pretrained:").partition("/")
+    known = {one.name: one for one in list_pretrained()}
+    weights = [file for file in known[name].sha256 if file.endswith(".safetensors")] if name in known else []
+    files = [file for file in weights if wanted in ("", file, file.removesuffix(".safetensors"))]
+    if not files:
+        bases = [f"{one.name}/base" for one in known.values() if BASE in one.sha256]
+        hint = _suggest(text.removeprefix("pretrained:"), bases, SPELLINGS)
+        raise SourceError(f"{text}: no such {what} comes with wfcli", hint=hint)
+    one = known[name]
+    found = find_files(one, files)
+    return [
+        Source(text, found.folder / file, f"{one.hub}:{file}" if found.commit else file, found.commit) for file in files
+    ]
 
 
 def _refuse_unknown_prefix(text: str, path: Path, spellings: str) -> None:

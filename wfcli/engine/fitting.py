@@ -13,8 +13,9 @@ from wfcli.core.architectures import Architecture, build_model, head_keys
 from wfcli.core.generator import WeightFormer, fingerprint
 from wfcli.core.generator_files import load_generator
 from wfcli.core.plan import plan_layers
+from wfcli.core.pretrained import list_pretrained
 from wfcli.core.regime import Regime
-from wfcli.core.sources import list_pretrained, resolve_generator
+from wfcli.core.sources import resolve_generator
 from wfcli.engine.provenance import class_names
 from wfcli.engine.teachers import Teachers
 from wfcli.errors import GeneratorError
@@ -52,7 +53,7 @@ def load_named(text: str) -> Loaded:
     """Load the generator that the user named.
 
     Raises:
-        SourceError, GeneratorError: it is not there, or damaged.
+        SourceError, CheckpointError, GeneratorError: it is not there, or damaged.
     """
     source = resolve_generator(text)
     generator, digest = load_generator(source.path, source.name)
@@ -79,7 +80,7 @@ def fit_generator(
     if not relation.shared_base:
         names = [checkpoint.name for checkpoint in teachers.checkpoints]
         problem = f"{relation.sentence(names)}, and every generator here is for fine-tunes of one base"
-    elif DEFAULT_GENERATOR not in [entry.name for entry in list_pretrained()]:
+    elif not any(entry.name == DEFAULT_GENERATOR and (entry.here or entry.hub) for entry in list_pretrained()):
         problem = f"there is no pretrained:{DEFAULT_GENERATOR} in this installation"
     else:
         default = load_named(f"pretrained:{DEFAULT_GENERATOR}")
