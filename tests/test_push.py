@@ -279,6 +279,15 @@ def test_a_generator_is_read_back(hub: HubServer, wfcli: Run, tmp_path: Path, ti
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_specialised_generator_takes_its_base_along(hub: HubServer, wfcli: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "gen"
+    shutil.copytree(pretrained_folder() / "vgg11_bn-cifar10", folder)
+    assert wfcli("push", folder, "hf:me/gen").code == 0
+    assert hub.files("me/gen")["base.safetensors"] == (folder / "base.safetensors").read_bytes()
+    (folder / "base.safetensors").write_bytes(b"12")
+    assert_error(wfcli("push", folder, "hf:me/gen"), "base.safetensors")
+
+
 def test_the_card_of_a_generator_is_kept(hub: HubServer, wfcli: Run, tmp_path: Path) -> None:
     folder = tmp_path / "gen"
     shutil.copytree(pretrained_folder() / "universal", folder)

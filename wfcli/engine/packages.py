@@ -11,6 +11,7 @@ from wfcli.core.architectures import Layout, find_architecture, match_layout
 from wfcli.core.checkpoint import INDEX_SUFFIX, Checkpoint, file_digest, open_checkpoint, write_checkpoint
 from wfcli.core.hub_cards import complete_card, write_card
 from wfcli.core.hub_upload import CARD
+from wfcli.core.pretrained import BASE
 from wfcli.core.safetensors_io import read_header
 from wfcli.core.zoo import FILE as ZOO
 from wfcli.core.zoo import Zoo, read_zoo
@@ -125,7 +126,10 @@ def _pack_generator(config: PushConfig, path: Path) -> Package:
     except ValueError as error:
         raise GeneratorError(f"{path / CARD}: is not text", hint="write it as UTF-8") from error
     card = complete_card(text, {**hub_texts.GENERATOR, "license": config.license}, str(path / CARD))
-    return Package("generator", {CARD: card.encode(), CONFIG: path / CONFIG, WEIGHTS: path / WEIGHTS})
+    own = {BASE: path / BASE} if (path / BASE).is_file() else {}  # what a specialised one belongs to
+    for base in own.values():
+        open_checkpoint(base)
+    return Package("generator", {CARD: card.encode(), CONFIG: path / CONFIG, WEIGHTS: path / WEIGHTS, **own})
 
 
 def _pack_zoo(config: PushConfig, repo: str, path: Path) -> Package:
