@@ -56,6 +56,9 @@ class Bench:
     calibration: list[Tensor]
     batches: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # those of `wfcli finetune --seed 0`
     answers: Tensor = field(default_factory=lambda: torch.empty(0))  # teachers' probabilities on them [K, steps, B, C]
+    device: torch.device = field(
+        default_factory=lambda: torch.device("cpu")
+    )  # of model, states, calibration and batches
 
 
 def machine() -> str:
@@ -72,12 +75,11 @@ def load(bench: Bench, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def log_probs(bench: Bench, state: Mapping[str, Tensor], images: Images) -> Tensor:
-    """Return the log-probabilities of a network on images, [B, C]."""
-    model = load(bench, state)
+    """Return the log-probabilities of a network on images, [B, C], on the CPU."""
+    model, settings = load(bench, state), input_config(bench.zoo.architecture)
     with torch.inference_mode():
-        return torch.cat(
-            [model(x).log_softmax(1) for x, _ in iterate(images, 500, input_config(bench.zoo.architecture))]
-        )
+        batches = iterate(images, 500, settings, device=bench.device)
+        return torch.cat([model(x).log_softmax(1).cpu() for x, _ in batches])
 
 
 def calibrated(bench: Bench, state: Mapping[str, Tensor]) -> State:
@@ -117,7 +119,7 @@ def fused(bench: Bench, generator: WeightFormer, states: Sequence[State], destro
 def refitted(bench: Bench, student: State, states: Sequence[State]) -> State:
     """Return the student with its head fitted to the ensemble on made-up images, as `wfcli fuse --probes` does."""
     settings = input_config(bench.zoo.architecture)
-    place = lineup.Bench(settings, torch.device("cpu"), 500, Silent())
+    place = lineup.Bench(settings, bench.device, 500, Silent())
     nets = Nets(place, bench.model, bench.head[0].removesuffix(".weight"), states)
     return {**student, **refit_head(nets, student, made_up(settings.size), real=False)}
 
@@ -145,7 +147,7 @@ def distilled(bench: Bench, start: Mapping[str, Tensor], index: Sequence[int], r
     optimiser = make_optimiser(model, options.weight_decay, usual_optimiser(model))
     objective = Loss(options.ce_weight, options.distill_weight, options.temperature)
     wanted = bench.answers[list(index)].mean(0)
-    autocast = training_autocast(torch.device("cpu"), model)
+    autocast = training_autocast(bench.device, model)
     model.train()
     for step, (x, labels) in enumerate(bench.batches):
         now = cosine_rate(step, len(bench.batches), rate, options.warmup)
