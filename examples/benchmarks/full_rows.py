@@ -110,8 +110,10 @@ def measure(one: Set, generators: Mapping[str, WeightFormer], done: Figures) -> 
     picked = list(one.index)
     for place, said in enumerate(bench.test_log_probs[picked]):
         note(done, one.key, f"single {place}", lambda s=said: scores(s, labels))
-    note(done, one.key, "best single (by validation)", lambda: scores(bench.test_log_probs[best_of(one)], labels))
-    note(done, one.key, "ensemble", lambda: scores(ensemble(bench.test_log_probs[picked]), labels))
+    for name, index in {"best single (by validation)": [best_of(one)], "ensemble": picked}.items():
+        of = [bench.states[i] for i in index]
+        said = ensemble(bench.test_log_probs[index])
+        note(done, one.key, name, lambda s=said, o=of: scores(s, labels) | robustness(one, o))
     for name, make in students(one, generators).items():
         row(one, name, make, done)
     for name, generator in generators.items():
@@ -211,10 +213,8 @@ def row(one: Set, name: str, make: Callable[[], State], done: Figures, images: i
     student = make()
     seconds = time.perf_counter() - began
     bench = one.bench
-    figures = {**scores(log_probs(bench, student, bench.test), bench.test.labels), "seconds": seconds, "images": images}
-    if one.key.split("/")[2:] == [str(DISTILLED), "0"]:
-        figures |= robustness(bench, student)
-    note(done, one.key, name, lambda: figures)
+    figures = scores(log_probs(bench, student, bench.test), bench.test.labels) | robustness(one, [student])
+    note(done, one.key, name, lambda: {**figures, "seconds": seconds, "images": images})
 
 
 def note(done: Figures, key: str, name: str, figures: Callable[[], Mapping[str, float]]) -> None:
@@ -229,13 +229,16 @@ def scores(said: Tensor, labels: Tensor) -> dict[str, float]:
     return {"top1": found.top1, "nll": found.nll, "ece": found.ece}
 
 
-def robustness(bench: Bench, state: State) -> dict[str, float]:
-    """Return the mean top-1 over three strengths of each corruption."""
+def robustness(one: Set, states: Sequence[State]) -> dict[str, float]:
+    """Return the mean top-1 over three strengths of each corruption, of a net or an ensemble: of one set."""
+    if one.key.split("/")[2:] != [str(DISTILLED), "0"]:
+        return {}
+    bench, found = one.bench, {}
     some = bench.test.subset(torch.arange(min(CORRUPTED, len(bench.test))))
-    found = {}
     for name, corrupt in CORRUPTIONS.items():
         seen = [replace(some, pixels=corrupt(whole(some), strength)) for strength in STRENGTHS]
-        found[name] = sum(top1_of(bench, state, images) for images in seen) / len(seen)
+        said = [ensemble(torch.stack([log_probs(bench, state, images) for state in states])) for images in seen]
+        found[name] = sum(score(each, some.labels).top1 for each in said) / len(said)
     return found
 
 
