@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import typer
 
+from wfcli.core.outputs import scratch_folder
 from wfcli.errors import OutputError, SourceError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def to_stdout(verb: Callable[[FuseConfig, Hooks], FuseResult]) -> Callable[[Fuse
     """Return a fuse whose student goes to standard output, when it is whole: until then it is a file of TMPDIR."""
 
     def run(config: FuseConfig, hooks: Hooks) -> FuseResult:
-        with TemporaryDirectory(prefix="wfcli-") as folder:
-            made = verb(replace(config, output=Path(folder) / "student.safetensors"), hooks)
+        with scratch_folder("wfcli-fuse") as folder:
+            made = verb(replace(config, output=folder / "student.safetensors"), hooks)
             _send(made.output)
         return replace(made, output=STDOUT)
 
