@@ -21,6 +21,7 @@ if sys.platform != "win32":
     import fcntl
 
 ENDING = ".wfcli.tmp"  # no glob for checkpoints finds it, and no other program names its files so
+_OWN: set[Path] = set()  # those that this process is at work on
 _NAME = re.compile(r"\.(?P<of>.+)\.[0-9a-f]{8}" + re.escape(ENDING))
 
 
@@ -62,6 +63,13 @@ def remove_leftovers(folder: Path, of: str | None = None) -> None:
                 _remove(temporary)
 
 
+def remove_own() -> None:
+    """Remove all that this process is at work on: it ends at once."""
+    for temporary in list(_OWN):
+        with suppress(OSError):
+            _remove(temporary)
+
+
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait until no other process is here with this folder. Not for a folder of `new_folder`, which is locked."""
@@ -99,10 +107,12 @@ def _new(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
             # Until it was locked, another run may have taken it for a leftover.
             if got is False or not temporary.exists():
                 continue
+            _OWN.add(temporary)
             try:
                 yield temporary
             finally:
                 _remove(temporary)
+                _OWN.discard(temporary)
             return
 
 
