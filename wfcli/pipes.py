@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from wfcli import terminal
 from wfcli.core.outputs import scratch_folder
 from wfcli.errors import OutputError, SourceError
 
@@ -73,7 +73,8 @@ def to_stdout(verb: Callable[[FuseConfig, Hooks], FuseResult]) -> Callable[[Fuse
 def _send(file: Path) -> None:
     try:
         with file.open("rb") as student:
-            shutil.copyfileobj(student, sys.stdout.buffer, 1 << 20)
+            while data := student.read(1 << 20):
+                terminal.write_whole(sys.stdout.buffer, data)
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
         # Python flushes once more at exit; let that go nowhere.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
 from types import TracebackType
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -54,11 +55,10 @@ def print_interrupted(said: str, hint: str | None = None) -> None:
 
 def flush() -> None:
     """Send what others have written to stdout: Python would do it at exit, with a traceback where that fails."""
-    if sys.stdout is not None:
-        try:
-            sys.stdout.flush()
-        except (OSError, ValueError):
-            _send_nowhere(sys.stdout)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _send_nowhere(sys.stdout)
 
 
 def _hint(hint: str | None) -> list[Text]:
@@ -86,17 +86,19 @@ def _drawn(console: Console, what: RenderableType) -> str:
     return "\n".join(line.rstrip() for line in capture.get().split("\n"))
 
 
-def _send(stream: TextIO | None, text: str) -> None:
+def _send(stream: TextIO, text: str) -> None:
     """Write and flush. A reader that has gone (`wfcli ... | head`) has read what it wanted: no error.
 
     Raises:
         OutputError: standard output cannot be written (the disk is full, say).
     """
-    if stream is None:  # closed by who has started this process
-        return
     encoding = stream.encoding or "utf-8"
+    data = text.encode(encoding, "replace")
     try:
-        stream.write(text.encode(encoding, "replace").decode(encoding))
+        if isinstance(getattr(stream, "buffer", None), io.RawIOBase):
+            write_whole(stream.buffer, data)
+        else:
+            stream.write(data.decode(encoding))
         stream.flush()
     except BrokenPipeError:
         _send_nowhere(stream)
@@ -105,6 +107,13 @@ def _send(stream: TextIO | None, text: str) -> None:
         if stream is sys.stdout:
             what = f"standard output: cannot be written ({error.strerror})"
             raise OutputError(what, hint="look at where it goes; what was made is there") from error
+
+
+def write_whole(stream: BinaryIO, data: bytes) -> None:
+    """Write all of it. Without a buffer (PYTHONUNBUFFERED) a write may take a part alone and say so by its count."""
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]
 
 
 def _send_nowhere(stream: TextIO) -> None:

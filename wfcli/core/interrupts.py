@@ -62,6 +62,9 @@ def open_streams() -> None:
     while (opened := os.open(os.devnull, os.O_RDWR)) < 3:  # it takes the lowest number that is free
         pass
     os.close(opened)
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

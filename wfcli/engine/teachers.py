@@ -106,7 +106,7 @@ def check_not_overwritten(output: Path, checkpoints: Iterable[Checkpoint], *, sh
     """
     hint = "choose another -o"
     for checkpoint in checkpoints:
-        for file in (*checkpoint.files, checkpoint.path):
+        for file in (checkpoint.path, *checkpoint.files):
             if is_same_file(file, output) or (sharded and is_same_file(file, index_of(output))):
                 what = f"is the checkpoint {checkpoint.name} itself, which would be overwritten"
                 raise OutputError(f"{output}: {what}", hint=hint)
