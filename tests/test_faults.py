@@ -29,7 +29,7 @@ from wfcli.core.generator_config import WeightFormerConfig
 from wfcli.core.generator_files import CONFIG, RESUME, WEIGHTS, load_generator, save_generator
 from wfcli.core.leftovers import ENDING, new_file, new_folder, remove_leftovers
 from wfcli.core.outputs import atomic_folder, atomic_path, check_folder, check_writable, scratch_folder
-from wfcli.core.runs import RunLog, load_run, save_run
+from wfcli.core.runs import RunLog, is_log, load_run, save_run
 from wfcli.errors import CheckpointError, GeneratorError, OutputError
 
 Cli = Callable[..., Ran]
@@ -279,6 +279,13 @@ def test_a_state_of_a_run_is_read_back_after_a_full_disk(tmp_path: Path, monkeyp
     with pytest.raises(OutputError, match=r"x\.resume: cannot be written \(torch\.save has failed\)"):
         save_run(path, {"a": 1}, {"step": 4})
     assert load_run(path, {"a": 1}) == {"step": 3}
+
+
+def test_a_log_that_was_cut_off_in_its_first_line_is_still_one(tmp_path: Path) -> None:
+    path = tmp_path / "training.jsonl"
+    for text, ours in (('{"ste', True), ('{"step": 0, "ga', True), ('{"step": 0}\n', False), ("other", False)):
+        path.write_text(text)
+        assert is_log(path, "gain") == ours, text
 
 
 def test_a_write_protected_file_is_not_replaced(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def stopped(rig: Rig, verb: Verb, number: signal.Signals) -> Row:
     seconds = time.monotonic() - began
     new = _outputs(folder)
     row.notes.append(f"uninterrupted {seconds:.1f} s, {writes} files written")
-    early = 0
+    early = halves = 0
     for trial in range(rig.trials):
         folder = rig.place("kill")
         for name, content in saved.items():
@@ -95,13 +95,15 @@ def stopped(rig: Rig, verb: Verb, number: signal.Signals) -> Row:
             _sleep(process, after)
             when = f"after {after:.2f} s"
         else:
-            number = draw.randrange(writes)
-            _watch(folder, process, number, draw.expovariate(200))
-            when = f"while file {number + 1} of {writes} was written"
+            file = draw.randrange(writes)
+            _watch(folder, process, file, draw.choice((0.0, draw.expovariate(500))))
+            when = f"while file {file + 1} of {writes} was written"
         problems = _end_by(process, number, folder)
-        if problems is None:
-            early += 1
+        early += problems is None
+        halves += bool(leftovers(folder))
         row.judge([*(problems or []), *_half_written(folder, old, new, verb), *_goes_on(folder, verb, new)], when)
+    if number == signal.SIGKILL:
+        row.notes.append(f"{halves} kills left a half-written temporary file")
     if early:
         row.notes.append(f"{early} of them before the first line of wfcli, in Python's own start")
     return row

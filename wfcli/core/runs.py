@@ -15,6 +15,7 @@ from wfcli.core.checkpoint import atomic_path
 from wfcli.errors import CheckpointError, OutputError, WfError
 
 FORMAT = 1
+FIRST = '{"step": '  # of every line of a log
 
 
 def save_run(path: Path, fingerprint: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
@@ -110,11 +111,13 @@ def is_run(path: Path) -> bool:
 
 
 def is_log(path: Path, figure: str) -> bool:
-    """Tell whether a run's log begins here: JSON lines with a step and this figure, or nothing yet."""
+    """Tell whether a run's log begins here: JSON lines with a step and this figure, or the beginning of one."""
     try:
         with path.open(encoding="utf-8") as file:
             line = file.readline()
-        return not line or {"step", figure} <= set(json.loads(line))
+        if not line.endswith("\n"):  # nothing yet, or the disk was full in the middle of it
+            return line.startswith(FIRST) or FIRST.startswith(line)
+        return {"step", figure} <= set(json.loads(line))
     except (OSError, ValueError, TypeError):
         return False
 
