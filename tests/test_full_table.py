@@ -92,9 +92,9 @@ def test_a_piece_runs_from_base_to_table_and_goes_on(tmp_path: Path) -> None:
         check=False, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    command = [sys.executable, str(BENCHMARKS / "full_table.py"), "--scale", "cpu", "--arch", "vgg11",
-               "--dataset", "digits", "--base", str(tmp_path / "base" / "teacher-00.safetensors"), "--work", str(tmp_path / "work"),
-               "--results", str(tmp_path)]  # fmt: skip
+    base = str(tmp_path / "base" / "teacher-00.safetensors")
+    command = [sys.executable, str(BENCHMARKS / "full_table.py"), "--scale", "cpu", "--arch", "vgg11", "--base", base,
+               "--dataset", "digits", "--work", str(tmp_path / "work"), "--results", str(tmp_path)]  # fmt: skip
     counts = []
     for minutes in ("0.1", "30"):  # the first has no time to measure all
         ran = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,8 @@ from typer.core import TyperGroup
 
 import wfcli
 from wfcli import commands, terminal
-from wfcli.errors import WfError, out_of_memory
+from wfcli.core import interrupts
+from wfcli.errors import WfError, out_of_memory, out_of_space
 
 INTERRUPTED = {
     "compare": "the same command with --resume goes on from the last draw",
@@ -29,15 +31,16 @@ class Commands(TyperGroup):
         except WfError as error:
             terminal.print_error(error)
             raise typer.Exit(1) from None
-        except (RuntimeError, MemoryError) as error:
-            told = out_of_memory(error)
+        except (RuntimeError, MemoryError, OSError) as error:
+            told = out_of_space(error) if isinstance(error, OSError) else out_of_memory(error)
             if told is None:
                 raise
             terminal.print_error(told)
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            terminal.print_interrupted(INTERRUPTED.get(ctx.invoked_subcommand))
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as error:
+            code, said, _ = interrupts.words(error)
+            terminal.print_interrupted(said, INTERRUPTED.get(ctx.invoked_subcommand))
+            raise typer.Exit(code) from None
 
 
 app = typer.Typer(
@@ -50,10 +53,25 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line: the entry point of the console script."""
+    """Run the command line, to the end of this process."""
+    interrupts.heed(next((INTERRUPTED[word] for word in sys.argv[1:] if word in INTERRUPTED), None))
     # MKL's products then have the same last bits on any number of threads; it is asked before torch is loaded.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    app(prog_name="wfcli")
+    try:
+        app(prog_name="wfcli")
+    except (WfError, OSError) as error:  # of --help and --version, which are no commands
+        told = out_of_space(error) if isinstance(error, OSError) else error
+        if told is None:
+            raise
+        terminal.print_error(told)
+        sys.exit(1)
+    except KeyboardInterrupt as error:
+        code, said, hint = interrupts.words(error)
+        terminal.print_interrupted(said, hint)
+        sys.exit(code)
+    finally:
+        interrupts.ignore()
+        terminal.flush()
 
 
 def _go_offline(wanted: bool) -> None:

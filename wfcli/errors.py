@@ -14,6 +14,7 @@ its traceback.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -94,6 +95,15 @@ def out_of_memory(error: RuntimeError | MemoryError) -> WfError | None:
         "--device cpu" if gpu else "a machine with more memory"
     )
     return WfError(f"{where} ran out{f': {text[:200]}' if text else ''}", hint=wish)
+
+
+def out_of_space(error: OSError) -> WfError | None:
+    """Say what to do about a disk that has no room, wherever it was met; None for any other error."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        return None
+    what = error.filename if isinstance(error.filename, str) else "standard output, or a file"
+    hint = "make room there; TMPDIR, HF_HOME and -o say where files go"
+    return OutputError(f"{what}: cannot be written ({error.strerror})", hint=hint)
 
 
 class Problems:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import typer
 
+from wfcli import terminal
+from wfcli.core.outputs import scratch_folder
 from wfcli.errors import OutputError, SourceError
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def to_stdout(verb: Callable[[FuseConfig, Hooks], FuseResult]) -> Callable[[Fuse
     """Return a fuse whose student goes to standard output, when it is whole: until then it is a file of TMPDIR."""
 
     def run(config: FuseConfig, hooks: Hooks) -> FuseResult:
-        with TemporaryDirectory(prefix="wfcli-") as folder:
-            made = verb(replace(config, output=Path(folder) / "student.safetensors"), hooks)
+        with scratch_folder("wfcli-fuse") as folder:
+            made = verb(replace(config, output=folder / "student.safetensors"), hooks)
             _send(made.output)
         return replace(made, output=STDOUT)
 
@@ -73,7 +73,8 @@ def to_stdout(verb: Callable[[FuseConfig, Hooks], FuseResult]) -> Callable[[Fuse
 def _send(file: Path) -> None:
     try:
         with file.open("rb") as student:
-            shutil.copyfileobj(student, sys.stdout.buffer, 1 << 20)
+            while data := student.read(1 << 20):
+                terminal.write_whole(sys.stdout.buffer, data)
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
         # Python flushes once more at exit; let that go nowhere.

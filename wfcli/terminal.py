@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import suppress
 from types import TracebackType
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -19,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from wfcli.errors import WfError
+from wfcli.errors import OutputError, WfError
 from wfcli.units import percent
 
 # Of several processes that train together (`accelerate launch`) one speaks; errors come from each.
@@ -46,9 +48,17 @@ def print_error(error: WfError) -> None:
     _print_lines(*lines)
 
 
-def print_interrupted(hint: str | None = None) -> None:
-    """Say on stderr that the user stopped the command, and how to go on."""
-    _print_lines(Text("interrupted", style="bold"), *_hint(hint))
+def print_interrupted(said: str, hint: str | None = None) -> None:
+    """Say on stderr that the command was stopped, and how to go on."""
+    _print_lines(Text(said, style="bold"), *_hint(hint))
+
+
+def flush() -> None:
+    """Send what others have written to stdout: Python would do it at exit, with a traceback where that fails."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _send_nowhere(sys.stdout)
 
 
 def _hint(hint: str | None) -> list[Text]:
@@ -77,13 +87,38 @@ def _drawn(console: Console, what: RenderableType) -> str:
 
 
 def _send(stream: TextIO, text: str) -> None:
-    """Write and flush. A reader that has gone (`wfcli ... | head`) has read what it wanted: no error."""
+    """Write and flush. A reader that has gone (`wfcli ... | head`) has read what it wanted: no error.
+
+    Raises:
+        OutputError: standard output cannot be written (the disk is full, say).
+    """
     encoding = stream.encoding or "utf-8"
+    data = text.encode(encoding, "replace")
     try:
-        stream.write(text.encode(encoding, "replace").decode(encoding))
+        if isinstance(getattr(stream, "buffer", None), io.RawIOBase):
+            write_whole(stream.buffer, data)
+        else:
+            stream.write(data.decode(encoding))
         stream.flush()
     except BrokenPipeError:
-        # Python flushes once more at exit; let that go nowhere.
+        _send_nowhere(stream)
+    except OSError as error:
+        _send_nowhere(stream)
+        if stream is sys.stdout:
+            what = f"standard output: cannot be written ({error.strerror})"
+            raise OutputError(what, hint="look at where it goes; what was made is there") from error
+
+
+def write_whole(stream: BinaryIO, data: bytes) -> None:
+    """Write all of it. Without a buffer (PYTHONUNBUFFERED) a write may take a part alone and say so by its count."""
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]
+
+
+def _send_nowhere(stream: TextIO) -> None:
+    """Let all that is still to come go nowhere: Python flushes once more at exit."""
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

@@ -18,7 +18,7 @@ from wfcli.core.outputs import INDEX_SUFFIX, atomic_path, check_writable, write_
 from wfcli.core.pieces import PIECE, in_pieces, row_ranges
 from wfcli.core.safetensors_io import TORCH_DTYPES, TensorSpec, dtype_name, read_header, read_tensor, torch_dtype
 from wfcli.core.safetensors_writer import file_order, save_state, state_specs, write_checkpoint
-from wfcli.core.shards import write_shards
+from wfcli.core.shards import find_index, read_index, write_shards
 from wfcli.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -49,10 +49,18 @@ PREFIXES = ("module.", "_orig_mod.", "model.")  # left by DataParallel, torch.co
 
 
 class Place(NamedTuple):
-    """Where the bytes of a tensor begin."""
+    """Where the bytes of a tensor begin; `stride` of one that does not lie there row after row."""
 
     file: Path
     offset: int
+    stride: tuple[int, ...] | None = None
+
+
+class Stamp(NamedTuple):
+    """What a file shows of itself when it is written again."""
+
+    size: int
+    changed: int  # nanoseconds
 
 
 class Checkpoint(Mapping[str, "torch.Tensor"]):
@@ -66,7 +74,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         self,
         path: Path,
         name: str,
-        files: tuple[Path, ...],
+        stamps: Mapping[Path, Stamp],
         specs: Mapping[str, TensorSpec],
         metadata: Mapping[str, str],
         places: Mapping[str, Place],
@@ -75,11 +83,11 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         self.path = path
         self.name = name
         self.metadata = dict(metadata)
-        self.files = files
-        self.size = sum(file.stat().st_size for file in files)
+        self.files = tuple(stamps)
+        self.size = sum(stamp.size for stamp in stamps.values())
         self._keys = _without_prefixes(specs)  # the name here -> the name in the file
         self.specs = {key: specs[stored] for key, stored in self._keys.items()}
-        self._stamps = {file: _stamp(file) for file in files}
+        self._stamps = stamps  # of before the headers were read
         self._places = places
         self._loaded = loaded or {}  # tensors of a pickle that do not lie plainly in the file
         self._digest: str | None = None
@@ -88,24 +96,27 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         stored = self._keys[key]
         if stored in self._loaded:
             self._check_unchanged(self.path)  # it may be mapped
-            return self._loaded[stored].contiguous().clone()
+            tensor = self._loaded[stored].contiguous().clone()
+            self._check_unchanged(self.path)
+            return tensor
         return self._read(self._places[stored], self.specs[key])
 
     def pieces(self, key: str) -> Iterator[torch.Tensor]:
         """Read a tensor in pieces of rows, as `in_pieces` tells."""
         stored, spec = self._keys[key], self.specs[key]
-        if stored in self._loaded or spec.numel <= PIECE:
+        if spec.numel <= PIECE or stored in self._loaded or self._places[stored].stride is not None:
             yield from in_pieces({key: self[key]}, key)
             return
         rows, *row = spec.shape
-        file, start = self._places[stored]
+        file, start, _ = self._places[stored]
         for begin, end in row_ranges(rows, spec.numel // rows):
             place = Place(file, start + begin * (spec.size // rows))
             yield self._read(place, TensorSpec((end - begin, *row), spec.dtype))
 
     def _read(self, place: Place, spec: TensorSpec) -> torch.Tensor:
-        self._check_unchanged(place.file)
-        return read_tensor(place.file, spec, place.offset)
+        tensor = read_tensor(place.file, spec, place.offset, place.stride)
+        self._check_unchanged(place.file)  # now: it may have been written while it was read
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -154,10 +165,10 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
             return
         digests = []
         for file in self._stamps:
-            self._check_unchanged(file)
             digest = hashlib.sha256()
             for _ in hashing(file, digest):
                 yield
+            self._check_unchanged(file)
             digests.append(digest.hexdigest())
         self._digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -169,12 +180,12 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
             )
 
 
-def _stamp(file: Path) -> tuple[int, int] | None:
+def _stamp(file: Path) -> Stamp:
     try:
         found = file.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+    return Stamp(found.st_size, found.st_mtime_ns)
 
 
 def _without_prefixes(names: Mapping[str, TensorSpec]) -> dict[str, str]:
@@ -211,19 +222,21 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
             f"{path}: unknown kind of file {path.suffix!r}",
             hint=f"give .safetensors, *{INDEX_SUFFIX}, {', '.join(PICKLE_SUFFIXES)}",
         )
+    stamps = {path: _stamp(path)}
     header = read_header(path)
     places = {key: Place(path, offset) for key, offset in header.offsets.items()}
-    return Checkpoint(path, name, (path,), header.specs, header.metadata, places)
+    return Checkpoint(path, name, stamps, header.specs, header.metadata, places)
 
 
 def _open_shards(path: Path, name: str) -> Checkpoint:
-    index = _find_index(path) if path.is_dir() else path
-    weight_map = _read_index(index)
+    index = find_index(path) if path.is_dir() else path
+    weight_map = read_index(index)
     shards = {shard: index.parent / shard for shard in sorted(set(weight_map.values()))}
-    headers = {}
+    stamps, headers = {}, {}
     problems: list[str] = []
     for shard, file in shards.items():
         try:
+            stamps[file] = _stamp(file)
             headers[shard] = read_header(file)
         except CheckpointError as error:  # noqa: PERF203 (all problems at once)
             problems += error.problems
@@ -237,39 +250,7 @@ def _open_shards(path: Path, name: str) -> Checkpoint:
         metadata |= headers[shard].metadata
     specs = {key: headers[shard].specs[key] for key, shard in weight_map.items()}
     places = {key: Place(shards[shard], headers[shard].offsets[key]) for key, shard in weight_map.items()}
-    return Checkpoint(index, name, tuple(shards.values()), specs, metadata, places)
-
-
-def _find_index(folder: Path) -> Path:
-    found = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise CheckpointError(
-            f"{folder}: expected one *{INDEX_SUFFIX} in this folder, got {names}", hint="name a checkpoint file instead"
-        )
-    return found[0]
-
-
-def _read_index(index: Path) -> dict[str, str]:
-    """Return tensor -> shard. A shard is a plain file name: an index may not lead out of its folder."""
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        pairs = {str(key): str(shard) for key, shard in weight_map.items()}
-    except OSError as error:
-        raise CheckpointError(f"{index}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{index}: not an index of shards: no weight_map", hint="fetch the index again"
-        ) from error
-    outside = sorted({shard for shard in pairs.values() if shard in ("", ".", "..") or "/" in shard or "\\" in shard})
-    if outside:
-        raise CheckpointError(
-            *(f"{index}: the shard {shard!r} lies outside the folder of the index" for shard in outside),
-            hint="shards stand beside their index, named without folders",
-        )
-    if not pairs:
-        raise CheckpointError(f"{index}: its weight_map is empty", hint="fetch the index again")
-    return pairs
+    return Checkpoint(index, name, stamps, specs, metadata, places)
 
 
 def _open_pickle(path: Path, name: str) -> Checkpoint:
@@ -277,6 +258,7 @@ def _open_pickle(path: Path, name: str) -> Checkpoint:
 
     from wfcli.core.pickles import file_offsets, load_pickle
 
+    stamps = {path: _stamp(path)}
     state = load_pickle(path)
     problems = []
     specs = {}
@@ -289,6 +271,8 @@ def _open_pickle(path: Path, name: str) -> Checkpoint:
             specs[key] = TensorSpec(tuple(tensor.shape), dtype_name(tensor.dtype))
     if problems:
         raise CheckpointError(*problems, hint="save the dense weights: model.state_dict()")
-    places = {key: Place(path, offset) for key, offset in file_offsets(path, state).items()}
+    offsets = file_offsets(path, state)
+    strides = {key: None if state[key].is_contiguous() else state[key].stride() for key in offsets}
+    places = {key: Place(path, offset, strides[key]) for key, offset in offsets.items()}
     rest = {key: tensor.detach() for key, tensor in state.items() if key not in places}
-    return Checkpoint(path, name, (path,), specs, {}, places, rest)
+    return Checkpoint(path, name, stamps, specs, {}, places, rest)

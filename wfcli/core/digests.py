@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from wfcli.errors import CheckpointError
+
 if TYPE_CHECKING:
     from hashlib import _Hash
 
@@ -21,7 +23,11 @@ STRETCH = 1 << 24  # bytes of a file before it is the next one's turn
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hexadecimal."""
+    """Return the sha256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     digest = hashlib.sha256()
     for _ in hashing(path, digest):
         pass
@@ -29,16 +35,23 @@ def file_digest(path: Path) -> str:
 
 
 def hashing(path: Path, digest: _Hash) -> Iterator[None]:
-    """Take a file's bytes into a digest, a stretch at a time."""
+    """Take a file's bytes into a digest, a stretch at a time.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     buffer = bytearray(AT_ONCE)
     view, done = memoryview(buffer), 0
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-            done += count
-            if done >= STRETCH:
-                done = 0
-                yield
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(view[:count])
+                done += count
+                if done >= STRETCH:
+                    done = 0
+                    yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 @contextmanager

@@ -15,16 +15,21 @@ from wfcli.errors import CheckpointError, GeneratorError
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
+RESUME = "resume.pt"  # of a training that goes on, until all the others are in their places
 
 
 def save_generator(folder: Path, generator: WeightFormer, card: str) -> str:
-    """Write a generator's three files, each complete or not there; return the sha256 of its weights."""
+    """Write a generator's three files, each complete or not there; return the sha256 of its weights.
+
+    The weights come last and hold the config too: where the writer is killed before, they say what they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / CARD) as temporary:
         temporary.write_text(card, encoding="utf-8")
     write_json(folder / CONFIG, asdict(generator.config))
     state = {name: tensor.detach().cpu() for name, tensor in generator.state_dict().items()}
-    return save_state(folder / WEIGHTS, state, {"kind": "generator", "preset": generator.config.preset})
+    made = {"kind": "generator", "preset": generator.config.preset, "config": asdict(generator.config)}
+    return save_state(folder / WEIGHTS, state, made)
 
 
 def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
@@ -35,6 +40,21 @@ def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
     """
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GeneratorError(
+            f"{name}: no readable {CONFIG} ({error.strerror})",
+            hint="a generator is a folder written by wfcli train-generator",
+        ) from error
+    except ValueError as error:
+        raise _no_generator(name, error) from error
+    try:
+        weights = open_checkpoint(folder / WEIGHTS, f"{name}/{WEIGHTS}")
+    except CheckpointError as error:
+        raise GeneratorError(*error.problems, hint=error.hint) from error
+    own = (weights.provenance or {}).get("config")
+    if own is not None and (folder / RESUME).exists():  # a training that was killed had begun to write its own
+        raw = own
+    try:
         got = raw.get("format")
         if got != FORMAT:
             raise GeneratorError(
@@ -42,20 +62,8 @@ def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
                 hint="update wfcli, or train the generator again",
             )
         generator = WeightFormer(config_from_dict(raw))
-    except OSError as error:
-        raise GeneratorError(
-            f"{name}: no readable {CONFIG} ({error.strerror})",
-            hint="a generator is a folder written by wfcli train-generator",
-        ) from error
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise GeneratorError(
-            f"{name}: {CONFIG} does not describe a generator: {error}",
-            hint="get the generator again, or train it again with wfcli train-generator",
-        ) from error
-    try:
-        weights = open_checkpoint(folder / WEIGHTS, f"{name}/{WEIGHTS}")
-    except CheckpointError as error:
-        raise GeneratorError(*error.problems, hint=error.hint) from error
+        raise _no_generator(name, error) from error
     expected = {key: tuple(tensor.shape) for key, tensor in generator.state_dict().items()}
     found = {key: spec.shape for key, spec in weights.specs.items()}
     problems = [
@@ -63,7 +71,17 @@ def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
         for key in sorted(expected.keys() | found.keys())
         if expected.get(key) != found.get(key)
     ]
+    if not problems and own is not None and own != raw:
+        other = ", ".join(sorted(key for key in {*own, *raw} if own.get(key) != raw.get(key)))
+        problems = [f"{name}: {CONFIG}: another {other} than {WEIGHTS} was written with"]
     if problems:
         raise GeneratorError(*problems[:10], hint=f"{CONFIG} and {WEIGHTS} are of two different generators")
     generator.load_state_dict(dict(weights))
     return generator.eval(), weights.digest()
+
+
+def _no_generator(name: str, error: Exception) -> GeneratorError:
+    return GeneratorError(
+        f"{name}: {CONFIG} does not describe a generator: {error}",
+        hint="get the generator again, or train it again with wfcli train-generator",
+    )

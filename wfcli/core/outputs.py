@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from wfcli.core.leftovers import new_file, new_folder, remove_leftovers
 from wfcli.errors import OutputError, Problems
 
 SUFFIX = ".safetensors"  # the bytes are safetensors, and a reader goes by the name
@@ -22,7 +23,7 @@ OTHER_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")  # which users may mean to wri
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield an empty temporary file in the folder of `path`; rename it to `path` on success, remove it on any failure.
 
-    The name starts with a dot and ends in ``.tmp``, so that no glob for checkpoints finds a half-written file.
+    Of a process that is killed the temporary file is left: the next run that writes `path` removes it.
 
     Raises:
         OutputError: the place cannot be written, or the disk is full.
@@ -42,25 +43,26 @@ def temporary_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the place cannot be written, or the disk is full.
     """
-    temporary = _create_beside(path)
+    _check_place(path)
     try:
-        yield temporary
+        with new_file(path) as temporary:
+            yield temporary
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
     """Make sure that a checkpoint can be written to `path`, by a trial file beside it: before anything is computed.
+
+    What killed processes have left beside it is removed.
 
     Raises:
         OutputError: the folder is missing or cannot be written, or `path` is not a plain file or has another suffix.
     """
     path = Path(path)
     problems = Problems()
-    with problems:
-        _create_beside(path).unlink(missing_ok=True)
+    with problems, temporary_file(path):
+        remove_leftovers(path.parent, path.name)
     if path.suffix != SUFFIX and not path.is_dir():
         other = path.suffix in OTHER_SUFFIXES
         named = path.with_suffix(SUFFIX) if other else path.with_name(path.name + SUFFIX)
@@ -72,6 +74,8 @@ def check_writable(path: Path) -> None:
 def check_folder(folder: Path) -> None:
     """Make sure that files can be written to `folder`, which need not be there yet; nothing is left behind.
 
+    What killed processes have left in it is removed.
+
     Raises:
         OutputError: it is a file, or it cannot be made or written.
     """
@@ -79,10 +83,9 @@ def check_folder(folder: Path) -> None:
     if not existing.is_dir():
         what = "is a file" if existing == folder else f"{existing} is a file"
         raise OutputError(f"{folder}: {what}, expected a folder", hint="choose another -o")
-    probe = existing / f".{secrets.token_hex(4)}.tmp"
     try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        with new_file(existing / "probe"):
+            remove_leftovers(existing, None if existing == folder else "probe")
     except OSError as error:
         raise _unwritable_folder(folder, error) from error
 
@@ -105,20 +108,39 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: the place cannot be written, the disk is full, or there is a folder with files in it by now.
     """
-    temporary = folder.parent / f".{folder.resolve().name}.{secrets.token_hex(4)}.tmp"
-    make_folder(temporary)
+    place = folder.absolute()  # "." has no name
+    make_folder(place.parent)
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            sync(file)
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.rename(folder)
+        remove_leftovers(place.parent, place.name)
+        with new_folder(place) as temporary:
+            yield temporary
+            for file in temporary.rglob("*"):
+                sync(file)
+            if folder.is_dir():
+                folder.rmdir()
+            temporary.rename(place)
     except OSError as error:
         raise _unwritable_folder(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync(folder.parent)
+    sync(place.parent)
+
+
+@contextmanager
+def scratch_folder(name: str, folder: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder of this user's alone in `folder` (None: in TMPDIR); remove it and its files afterwards.
+
+    Those of this name that killed processes have left there are removed too.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with ExitStack() as stack:
+        try:
+            place = (folder or Path(tempfile.gettempdir())) / name
+            remove_leftovers(place.parent, name)
+            made = stack.enter_context(new_folder(place, 0o700))
+        except OSError as error:
+            raise _unwritable_folder(folder or Path("TMPDIR"), error) from error
+        yield made
 
 
 def make_folder(folder: Path) -> None:
@@ -144,18 +166,13 @@ def write_json(path: Path, obj: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _create_beside(path: Path) -> Path:
+def _check_place(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"{path}: is a folder", hint="name a file in it")
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: is not a plain file", hint="name a file to create or replace")
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        # not tempfile.mkstemp: its files are private (0600), a checkpoint should follow the user's umask
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return temporary
+    if path.is_file() and not stat.S_IMODE(path.stat().st_mode) & 0o222:  # a rename would not ask
+        raise OutputError(f"{path}: is write-protected", hint=f"choose another place, or chmod u+w {path}")
 
 
 def _unwritable_folder(folder: Path, error: OSError) -> OutputError:

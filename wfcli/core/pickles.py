@@ -59,7 +59,8 @@ def file_offsets(path: Path, state: Mapping[str, torch.Tensor]) -> dict[str, int
     """Tell where in the file the mapped tensors lie, in bytes; those that are not plainly there are left out.
 
     With that a tensor can be read like one of a safetensors file and the mapping dropped, whose pages would count as
-    resident. Linux tells which addresses belong to which file; elsewhere the result is empty.
+    resident, and whose reader is killed (SIGBUS) where somebody makes the file shorter. Linux tells which addresses
+    belong to which file; elsewhere the result is empty.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -79,7 +80,7 @@ def file_offsets(path: Path, state: Mapping[str, torch.Tensor]) -> dict[str, int
         name: tensor.data_ptr() - mapping.start
         for name, tensor in state.items()
         for mapping in mappings
-        if tensor.is_contiguous() and tensor.data_ptr() in mapping
+        if tensor.data_ptr() in mapping and not (tensor.is_conj() or tensor.is_neg())
     }
 
 

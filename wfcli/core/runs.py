@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -14,16 +15,42 @@ from wfcli.core.checkpoint import atomic_path
 from wfcli.errors import CheckpointError, OutputError, WfError
 
 FORMAT = 1
+FIRST = '{"step": '  # of every line of a log
 
 
 def save_run(path: Path, fingerprint: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     """Write the state of a run, atomically. `parts` are state dicts, tensors and plain values.
 
     `fingerprint` is all that decides about the run's result, as JSON values: `load_run` asks for the same one.
+
+    Raises:
+        OutputError: the place cannot be written, or the disk is full.
     """
     saved = {"format": FORMAT, "fingerprint": _plain(fingerprint), "parts": dict(parts)}
-    with atomic_path(path) as temporary:
-        torch.save(saved, temporary)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        target = _Target(file)
+        try:
+            torch.save(saved, cast("IO[bytes]", target))
+        except RuntimeError:  # of torch's writer, which says nothing of a full disk
+            raise target.error or OSError(0, "torch.save has failed") from None
+
+
+class _Target:
+    """A file to write to that remembers what went wrong."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load_run(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -84,11 +111,13 @@ def is_run(path: Path) -> bool:
 
 
 def is_log(path: Path, figure: str) -> bool:
-    """Tell whether a run's log begins here: JSON lines with a step and this figure, or nothing yet."""
+    """Tell whether a run's log begins here: JSON lines with a step and this figure, or the beginning of one."""
     try:
         with path.open(encoding="utf-8") as file:
             line = file.readline()
-        return not line or {"step", figure} <= set(json.loads(line))
+        if not line.endswith("\n"):  # nothing yet, or the disk was full in the middle of it
+            return line.startswith(FIRST) or FIRST.startswith(line)
+        return {"step", figure} <= set(json.loads(line))
     except (OSError, ValueError, TypeError):
         return False
 
@@ -109,15 +138,19 @@ class RunLog:
         kept = [] if keep_until is None else _lines_until(path, keep_until)
         with atomic_path(path) as temporary:
             temporary.write_text("".join(kept), encoding="utf-8")
-        try:
+        self._path = path
+        with self._told():
             self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror})", hint="choose another -o") from error
 
     def write(self, step: int, **figures: float) -> None:
-        """Add one line."""
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._file.flush()
+        """Add one line.
+
+        Raises:
+            OutputError: the disk is full, say.
+        """
+        with self._told():
+            self._file.write(json.dumps({"step": step, **figures}) + "\n")
+            self._file.flush()
 
     def __enter__(self) -> RunLog:
         return self
@@ -125,7 +158,16 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written was told by then
+            self._file.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = "choose a place with write permission and space"
+            raise OutputError(f"{self._path}: cannot be written ({error.strerror})", hint=hint) from error
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

@@ -190,12 +190,21 @@ def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
-def read_tensor(path: Path, spec: TensorSpec, offset: int) -> torch.Tensor:
-    """Read one tensor at `offset` (bytes from the start of the file) into memory of its own."""
+def read_tensor(path: Path, spec: TensorSpec, offset: int, stride: tuple[int, ...] | None = None) -> torch.Tensor:
+    """Read one tensor at `offset` (bytes from the start of the file) into memory of its own.
+
+    `stride`, in elements, of one that does not lie there row after row, as torch.save keeps them.
+
+    Raises:
+        CheckpointError: the file cannot be read, or ends too early.
+    """
     import torch
 
-    tensor = torch.empty(spec.shape, dtype=torch_dtype(spec.dtype))
-    view = tensor.view(-1).view(torch.uint8).numpy().data
+    numel = spec.numel
+    if stride is not None and numel:
+        numel = 1 + sum((size - 1) * step for size, step in zip(spec.shape, stride, strict=True))
+    tensor = torch.empty(numel, dtype=torch_dtype(spec.dtype))
+    view = tensor.view(torch.uint8).numpy().data
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
@@ -206,4 +215,6 @@ def read_tensor(path: Path, spec: TensorSpec, offset: int) -> torch.Tensor:
                 view = view[count:]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    return tensor
+    if stride is not None:
+        return tensor.as_strided(spec.shape, stride).contiguous()
+    return tensor.view(spec.shape)

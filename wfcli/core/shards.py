@@ -1,4 +1,4 @@
-"""Write a large checkpoint as several files and an index of them, as the Hub has it.
+"""A large checkpoint as several files and an index of them, as the Hub has it.
 
 The shards are named by what is in them, so that a reader of an older index never meets a newer shard; the index gets
 its name last.
@@ -7,6 +7,7 @@ its name last.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wfcli.core.digests import file_digest
+from wfcli.core.leftovers import one_at_a_time
 from wfcli.core.outputs import INDEX_SUFFIX, SUFFIX, sync, temporary_file, write_json
 from wfcli.core.safetensors_io import TensorSpec
 from wfcli.core.safetensors_writer import Body, Late, Provenance, file_order
+from wfcli.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +62,8 @@ def write_shards(
             f"{path.stem}-{number:05d}-of-{len(parts):05d}-{digest[:8]}{SUFFIX}"
             for number, digest in enumerate(digests, start=1)
         ]
-        index = path.with_name(path.stem + INDEX_SUFFIX)
+        index = index_of(path)
+        stack.enter_context(one_at_a_time(path.parent))  # else one's old shards are another's new ones
         fresh = [name for name in names if not path.with_name(name).exists()]  # others have the same bytes
         try:
             for temporary, name in zip(temporaries, names, strict=True):
@@ -72,11 +76,20 @@ def write_shards(
             for name in fresh:
                 path.with_name(name).unlink(missing_ok=True)
             raise
-    shard = re.compile(re.escape(path.stem) + r"-\d{5}-of-\d{5}-[0-9a-f]{8}" + re.escape(SUFFIX))
-    for old in path.parent.iterdir():
-        if old.name == path.name or (shard.fullmatch(old.name) and old.name not in names):
-            old.unlink()
+        for old in path.parent.iterdir():
+            if old.name == path.name or (is_shard_of(path, old.name) and old.name not in names):
+                old.unlink()
     return index, hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def index_of(path: Path) -> Path:
+    """Return the index that is written where a student of several files goes to `path`."""
+    return path.with_name(path.stem + INDEX_SUFFIX)
+
+
+def is_shard_of(path: Path, name: str) -> bool:
+    """Tell whether a file of this name is taken for a shard of `path`: it goes when others take their place."""
+    return re.fullmatch(re.escape(path.stem) + r"-\d{5}-of-\d{5}-[0-9a-f]{8}" + re.escape(SUFFIX), name) is not None
 
 
 def _shards(specs: Mapping[str, TensorSpec], most: int) -> list[list[str]]:
@@ -90,3 +103,44 @@ def _shards(specs: Mapping[str, TensorSpec], most: int) -> list[list[str]]:
         parts[-1].append(name)
         room -= specs[name].size
     return parts
+
+
+def find_index(folder: Path) -> Path:
+    """Return the one index in a folder.
+
+    Raises:
+        CheckpointError: there is none, or several.
+    """
+    found = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise CheckpointError(
+            f"{folder}: expected one *{INDEX_SUFFIX} in this folder, got {names}", hint="name a checkpoint file instead"
+        )
+    return found[0]
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Return tensor -> shard. A shard is a plain file name: an index may not lead out of its folder.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no index.
+    """
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        pairs = {str(key): str(shard) for key, shard in weight_map.items()}
+    except OSError as error:
+        raise CheckpointError(f"{index}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{index}: not an index of shards: no weight_map", hint="fetch the index again"
+        ) from error
+    outside = sorted({shard for shard in pairs.values() if shard in ("", ".", "..") or "/" in shard or "\\" in shard})
+    if outside:
+        raise CheckpointError(
+            *(f"{index}: the shard {shard!r} lies outside the folder of the index" for shard in outside),
+            hint="shards stand beside their index, named without folders",
+        )
+    if not pairs:
+        raise CheckpointError(f"{index}: its weight_map is empty", hint="fetch the index again")
+    return pairs

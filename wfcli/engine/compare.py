@@ -7,7 +7,6 @@ teacher, a copy of the best, the ensemble, what auto would have taken and, if wa
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ from wfcli.core.checkpoint import write_checkpoint
 from wfcli.core.data import DataSpec
 from wfcli.core.devices import pick_device
 from wfcli.core.metrics import score
-from wfcli.core.outputs import check_folder, make_folder, write_json
+from wfcli.core.outputs import check_folder, make_folder, scratch_folder, write_json
 from wfcli.engine.auto import BEST, Candidate, Judges, contest, open_judges, rank
 from wfcli.engine.classes import check_data, head_of
 from wfcli.engine.draws import Line, Summary, read_lines, summarise, write_csv
@@ -293,8 +292,8 @@ def _distilled(
 
     for name, (made, student) in starts.items():
         label = f"{name} + {config.distill_steps:,} steps"
-        with tempfile.TemporaryDirectory(dir=config.output) as folder:
-            start, end = (Path(folder) / f"{part}.safetensors" for part in ("start", "end"))
+        with scratch_folder("distilled", config.output) as folder:
+            start, end = (folder / f"{part}.safetensors" for part in ("start", "end"))
             write_checkpoint(start, made.work.specs, iter(student.items()), made.provenance())
             options = FinetuneConfig(
                 checkpoint=str(start),

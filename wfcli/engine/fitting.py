@@ -11,14 +11,14 @@ from torch.nn.functional import cosine_similarity
 
 from wfcli.core.architectures import Architecture, build_model, head_keys
 from wfcli.core.generator import WeightFormer, fingerprint
-from wfcli.core.generator_files import load_generator
+from wfcli.core.generator_files import WEIGHTS, load_generator
 from wfcli.core.plan import plan_layers
 from wfcli.core.pretrained import list_pretrained
 from wfcli.core.regime import Regime
 from wfcli.core.sources import resolve_generator
 from wfcli.engine.provenance import class_names
-from wfcli.engine.teachers import Teachers
-from wfcli.errors import GeneratorError
+from wfcli.engine.teachers import Teachers, is_same_file
+from wfcli.errors import GeneratorError, OutputError
 
 DEFAULT_GENERATOR = "universal"
 LEAST_LIKENESS = 0.5  # of every teacher to the base of a specialised generator
@@ -58,6 +58,17 @@ def load_named(text: str) -> Loaded:
     source = resolve_generator(text)
     generator, digest = load_generator(source.path, source.name)
     return Loaded(generator, source.name, digest, source.path, source.revision)
+
+
+def check_generator_stays(output: Path, loaded: Loaded) -> None:
+    """Make sure that writing `output` would not destroy the generator.
+
+    Raises:
+        OutputError: it is its weights.
+    """
+    if is_same_file(output, loaded.folder / WEIGHTS):
+        what = f"is the weights of the generator {loaded.name}, which would be overwritten"
+        raise OutputError(f"{output}: {what}", hint="choose another -o")
 
 
 def fit_generator(

@@ -118,7 +118,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
     teachers, heads, loaded = _open(config, hooks)
     settings = settle(config, teachers, heads)  # what headers can tell is told first
     if settings.base is not None:
-        check_not_overwritten(config.output, [settings.base.file.checkpoint])
+        check_not_overwritten(config.output, [settings.base.file.checkpoint], sharded=config.max_shard_size is not None)
     situation = find_situation(config, teachers, loaded, hooks)
     if heads is None:
         from wfcli.engine.doubts import doubt_weights
@@ -172,17 +172,18 @@ def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Heads | None, Loa
         # safetensors: without torch until all fits
         same = config.heads is None
         teachers = open_teachers(config.teachers, config.architecture, same_classes=same, most=AHEAD)
-        check_not_overwritten(config.output, teachers.checkpoints)
+        check_not_overwritten(config.output, teachers.checkpoints, sharded=config.max_shard_size is not None)
         if config.heads is not None:
             teachers, heads = join_heads(teachers, config.architecture, config.heads)
     if config.device != "auto":  # which always finds one
         with problems:
             pick_device(config.device)
     if config.method in ("weightformer", "auto") and config.generator is not None:
-        from wfcli.engine.fitting import load_named
+        from wfcli.engine.fitting import check_generator_stays, load_named
 
         with problems:
             loaded = load_named(config.generator)
+            check_generator_stays(config.output, loaded)
     if config.data is not None:
         from wfcli.engine.classes import check_data, head_of
 

@@ -24,6 +24,7 @@ from wfcli.core.curriculum import (
     student_logits,
 )
 from wfcli.core.generator import WeightFormer
+from wfcli.core.generator_files import RESUME
 from wfcli.core.runs import RunLog, load_run, refuse_forgotten, save_run
 from wfcli.core.training import cosine_rate, seed_for
 from wfcli.engine.hooks import Hooks
@@ -41,7 +42,6 @@ PRIOR_RATE = 0.05  # of the learning rate: the prior is in the unit of weights
 VALIDATIONS = 10  # per run
 PIXELS_AT_ONCE = 2000 * 32 * 32  # of images that are validated on
 LOG = "training.jsonl"
-RESUME = "resume.pt"
 
 
 class GeneratorRun:

@@ -118,9 +118,15 @@ def _pack_generator(config: PushConfig, path: Path) -> Package:
         raise SourceError(f"--metrics goes with a student, got the folder {path.name}", hint="leave it out")
     if missing := [name for name in (CONFIG, WEIGHTS, CARD) if not (path / name).is_file()]:
         raise SourceError(f"{config.source}: holds no generator and no zoo: {', '.join(missing)} missing", hint=OURS)
+    from wfcli.core.generator_config import config_from_dict
     from wfcli.core.generator_files import load_generator
 
-    load_generator(path, path.resolve().name)
+    generator, _ = load_generator(path, path.resolve().name)
+    if generator.config != config_from_dict(json.loads((path / CONFIG).read_text(encoding="utf-8"))):
+        raise GeneratorError(
+            f"{path / CONFIG}: not that of {WEIGHTS}: a training that was to replace them was killed",
+            hint="the same wfcli train-generator with --resume completes it",
+        )
     try:
         text = (path / CARD).read_text(encoding="utf-8")
     except ValueError as error:

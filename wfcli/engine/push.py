@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from wfcli.core.hub_names import parse_hub_name
 from wfcli.core.hub_upload import Destination, upload
+from wfcli.core.outputs import scratch_folder
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.packages import Package, pack
 from wfcli.errors import Problems, SourceError
@@ -59,9 +59,9 @@ def push(config: PushConfig, hooks: Hooks | None = None) -> PushResult:
     problems = Problems()
     with problems:
         repo, branch = _target(config)
-    with TemporaryDirectory() as folder:
+    with scratch_folder("wfcli-push") as folder:
         with problems:
-            package = pack(config, repo if not problems.errors else "", Path(folder))
+            package = pack(config, repo if not problems.errors else "", folder)
         problems.raise_all()
         files = tuple(PushedFile(name, package.size(name)) for name in package.files)
         url, commit = None, None

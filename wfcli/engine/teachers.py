@@ -13,6 +13,7 @@ from wfcli.core.architectures import Architecture, Layout, head_keys, match_layo
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.digests import digests_beside
 from wfcli.core.hub import blob_digest
+from wfcli.core.shards import index_of, is_shard_of
 from wfcli.core.sources import SPELLINGS, Source, resolve_sources
 from wfcli.core.start import load_torch
 from wfcli.engine.provenance import class_names
@@ -95,16 +96,28 @@ def open_teachers(
     return Teachers(opened, _common_layout(list(layouts.values())), sources)
 
 
-def check_not_overwritten(output: Path, checkpoints: Iterable[Checkpoint]) -> None:
+def check_not_overwritten(output: Path, checkpoints: Iterable[Checkpoint], *, sharded: bool = False) -> None:
     """Make sure that writing `output` would not destroy what it is made from.
+
+    `sharded`: it may be written as shards, which take the place of the index and the shards that are there.
 
     Raises:
         OutputError: it is a file of one of the checkpoints.
     """
-    same = [c.name for c in checkpoints if output.exists() and any(file.samefile(output) for file in c.files)]
-    if same:
-        hint = "choose another -o"
-        raise OutputError(f"{output}: is the checkpoint {same[0]} itself, which would be overwritten", hint=hint)
+    hint = "choose another -o"
+    for checkpoint in checkpoints:
+        for file in (checkpoint.path, *checkpoint.files):
+            if is_same_file(file, output) or (sharded and is_same_file(file, index_of(output))):
+                what = f"is the checkpoint {checkpoint.name} itself, which would be overwritten"
+                raise OutputError(f"{output}: {what}", hint=hint)
+            if sharded and is_shard_of(output, file.name) and is_same_file(file.parent, output.parent):
+                what = f"its shards would take the place of {file.name}, of the checkpoint {checkpoint.name}"
+                raise OutputError(f"{output}: {what}", hint=hint)
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Tell whether two names, links too, lead to one file that is there."""
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _too_few(sources: Sequence[Source], minimum: int) -> CheckpointError:

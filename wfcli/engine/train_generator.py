@@ -14,7 +14,7 @@ import torch
 from wfcli.core.blocks import ATTENTIONS
 from wfcli.core.devices import pick_device
 from wfcli.core.generator_config import PRESETS, Preset, WeightFormerConfig
-from wfcli.core.generator_files import CARD, CONFIG, WEIGHTS, save_generator
+from wfcli.core.generator_files import CARD, CONFIG, RESUME, WEIGHTS, save_generator
 from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.runs import is_log, is_run
 from wfcli.core.training import repeatable, seed_for
@@ -22,7 +22,7 @@ from wfcli.core.zoo import FILE, Zoo
 from wfcli.engine.building import build_generator, check_frame, check_start
 from wfcli.engine.cards import generator_card
 from wfcli.engine.fitting import Loaded, load_named
-from wfcli.engine.generator_run import LOG, RESUME, GeneratorRun
+from wfcli.engine.generator_run import LOG, GeneratorRun
 from wfcli.engine.grounds import open_zoos, read_ground
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.team import Team

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from threading import Thread
 from typing import Any, TypeVar
 
+from wfcli.core import interrupts
 from wfcli.errors import WfError
 
 Job = TypeVar("Job")
@@ -106,7 +109,23 @@ def _without_interrupts() -> Iterator[None]:
 def _work(connection: Connection, task: Callable[[Any], Any]) -> None:
     """Do one job after the other until the main process closes its end, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` is heeded
+    interrupts.heed(silent=True, names=("SIGTERM",))  # so that `finally` is heeded
+    Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _work_on(connection, task)
+    except interrupts.Stopped as stopped:
+        sys.exit(128 + stopped.number)
+
+
+def _end_with_parent() -> None:
+    """End this process when the main one is gone, however that went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _work_on(connection: Connection, task: Callable[[Any], Any]) -> None:
     while True:
         try:
             job = connection.recv_bytes()
