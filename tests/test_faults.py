@@ -407,8 +407,9 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, suffix
     assert checkpoint["b"].flatten()[0] == 2
     change()
     for read in (lambda: checkpoint["b"], lambda: list(checkpoint.pieces("b")), checkpoint.digest):
-        with pytest.raises(CheckpointError, match="changed while it was in use|became shorter|cannot be read"):
+        with pytest.raises(CheckpointError, match="changed while it was in use|became shorter|cannot be read") as told:
             read()
+        assert told.value.hint
 
 
 def test_a_file_that_is_written_in_the_middle_of_a_read_is_an_error(

@@ -62,6 +62,12 @@ class OutputError(WfError):
     """A place that cannot be written."""
 
 
+def unreadable(path: object, error: OSError) -> CheckpointError:
+    """Say that a file of a checkpoint cannot be read, and why."""
+    hint = "check that it is there, that you may read it, and that nobody moves it meanwhile"
+    return CheckpointError(f"{path}: cannot be read ({error.strerror})", hint=hint)
+
+
 def gather(errors: Sequence[WfError]) -> WfError:
     """Join errors into one with all their problems, those of one hint together; of their kind if they are of one."""
     if len(errors) == 1:

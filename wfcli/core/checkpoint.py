@@ -19,7 +19,7 @@ from wfcli.core.pieces import PIECE, in_pieces, row_ranges
 from wfcli.core.safetensors_io import TORCH_DTYPES, TensorSpec, dtype_name, read_header, read_tensor, torch_dtype
 from wfcli.core.safetensors_writer import file_order, save_state, state_specs, write_checkpoint
 from wfcli.core.shards import find_index, read_index, write_shards
-from wfcli.errors import CheckpointError
+from wfcli.errors import CheckpointError, unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -184,7 +184,7 @@ def _stamp(file: Path) -> Stamp:
     try:
         found = file.stat()
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+        raise unreadable(file, error) from error
     return Stamp(found.st_size, found.st_mtime_ns)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from wfcli.errors import CheckpointError
+from wfcli.errors import unreadable
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -51,7 +51,7 @@ def hashing(path: Path, digest: _Hash) -> Iterator[None]:
                     done = 0
                     yield
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
 
 
 @contextmanager

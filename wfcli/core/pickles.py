@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wfcli.errors import CheckpointError
+from wfcli.errors import CheckpointError, unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
         with path.open("rb") as file:
             start = file.read(8)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "file an issue with PyTorch": our own message says it better

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wfcli.errors import CheckpointError
+from wfcli.errors import CheckpointError, unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,7 @@ def read_header(path: Path) -> Header:
             length = int.from_bytes(start, "little")
             text = file.read(length) if length <= MAX_HEADER else b""
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
     _check_start(path, start, length, size, text)
     try:
         fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
@@ -214,7 +214,7 @@ def read_tensor(path: Path, spec: TensorSpec, offset: int, stride: tuple[int, ..
                     raise CheckpointError(f"{path}: became shorter while it was read", hint="leave the file alone")
                 view = view[count:]
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
     if stride is not None:
         return tensor.as_strided(spec.shape, stride).contiguous()
     return tensor.view(spec.shape)

@@ -19,7 +19,7 @@ from wfcli.core.leftovers import one_at_a_time
 from wfcli.core.outputs import INDEX_SUFFIX, SUFFIX, sync, temporary_file, write_json
 from wfcli.core.safetensors_io import TensorSpec
 from wfcli.core.safetensors_writer import Body, Late, Provenance, file_order
-from wfcli.errors import CheckpointError
+from wfcli.errors import CheckpointError, unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +130,7 @@ def read_index(index: Path) -> dict[str, str]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         pairs = {str(key): str(shard) for key, shard in weight_map.items()}
     except OSError as error:
-        raise CheckpointError(f"{index}: cannot be read ({error.strerror})") from error
+        raise unreadable(index, error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index}: not an index of shards: no weight_map", hint="fetch the index again"
