@@ -175,12 +175,12 @@ def _watch(folder: Path, process: subprocess.Popen[str], number: int | None, mor
     """Watch the temporary files that have bytes: return how many came, or as soon as so many have been before."""
     seen: set[str] = set()
     while process.poll() is None:
-        for entry in os.scandir(folder):
-            if entry.name.endswith(".tmp") and entry.name not in seen and _size(entry):
-                seen.add(entry.name)
-                if number is not None and len(seen) > number:
-                    time.sleep(more)
-                    return len(seen)
+        with os.scandir(folder) as entries:
+            new = [one.name for one in entries if one.name.endswith(".tmp") and one.name not in seen and _size(one)]
+        seen.update(new)
+        if number is not None and len(seen) > number:
+            time.sleep(more)
+            return len(seen)
         time.sleep(0.0005)
     if number is None and process.communicate()[1] and process.returncode:
         raise SystemExit(f"the uninterrupted run failed with exit code {process.returncode}")
