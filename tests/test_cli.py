@@ -63,6 +63,7 @@ fuse CKPT...
   --recipe
   --seed = 0
   --device = auto (auto cpu cuda)
+  --report
   --json switch
 eval CKPT...
   --data required
@@ -76,6 +77,7 @@ eval CKPT...
   --batch-size = 500
   --seed = 0
   --device = auto (auto cpu cuda)
+  --report
   --json switch
 compare CKPT...
   --data required
@@ -97,6 +99,7 @@ compare CKPT...
   --resume switch
   --seed = 0
   --device = auto (auto cpu cuda)
+  --report
   --json switch
 finetune CKPT
   --teachers required repeat
@@ -142,6 +145,7 @@ train-generator
   --resume switch
   --seed = 0
   --device = auto (auto cpu cuda)
+  --report
   --json switch
 train-teachers
   -o --output required
@@ -302,6 +306,7 @@ def test_the_module_runs_too() -> None:
             ["eval", "a", "--arch", "resnet18", "--data", "digits", "--batch-size", "0"],
             "Invalid value for '--batch-size'",
         ),
+        (["fuse", "a", "--arch", "resnet18", "-o", "s", "--report", "r.html"], "--report: of no use without --data"),
         (["inspect", "a", "--weight"], "--weights"),
         (["evaluate", "a"], "No such command"),
     ],

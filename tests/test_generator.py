@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wfcli.core.generator import WeightFormer, _mix, fingerprint
+from wfcli.core.generator import CrossState, WeightFormer, _mix, fingerprint
 from wfcli.core.generator_config import Frame, WeightFormerConfig, config_from_dict
 from wfcli.core.generator_files import load_generator, save_generator
 from wfcli.core.methods import soup
 from wfcli.core.pieces import PIECE
 from wfcli.core.plan import LayerPlan, plan_layers
+from wfcli.core.tokens import to_tokens
 from wfcli.errors import GeneratorError
 
 
@@ -93,17 +94,27 @@ def test_an_untrained_generator_gives_the_soup(plan: LayerPlan, count: int, opti
 def test_it_tells_what_weight_the_teachers_got(plan: LayerPlan, flow: bool) -> None:
     states = fine_tunes(3)
 
-    def weights(generator: WeightFormer, of: list[dict[str, Tensor]]) -> list[float]:
+    def state_of(generator: WeightFormer, of: list[dict[str, Tensor]]) -> CrossState:
         state = generator.start(3)
         with torch.no_grad():
             list(generator.generate(plan, of, state=state))
-        return state.weights()
+        return state
+
+    def weights(generator: WeightFormer, of: list[dict[str, Tensor]]) -> list[float]:
+        return state_of(generator, of).weights()
 
     assert weights(WeightFormer(WeightFormerConfig()).eval(), states) == pytest.approx([1 / 3] * 3)
     found = weights(trained(flow=flow), states)
     assert sum(found) == pytest.approx(1)
     assert max(found) - min(found) > 0.01
     assert weights(trained(flow=flow), states[::-1]) == pytest.approx(found[::-1], abs=1e-5)
+    layers = state_of(trained(flow=flow), states).layers()
+    assert list(layers) == [spec.name for spec in plan.specs]
+    assert all(sum(shares) == pytest.approx(1) for shares in layers.values())
+    assert len({tuple(shares) for shares in layers.values()}) > 1
+    channels = [to_tokens(spec, states).affines.shape[2] for spec in plan.specs]
+    total = [sum(n * shares[t] for n, shares in zip(channels, layers.values(), strict=True)) for t in range(3)]
+    assert [part / sum(channels) for part in total] == pytest.approx(found, abs=1e-5)
 
 
 def test_a_trained_generator_does_not_give_the_soup(plan: LayerPlan) -> None:

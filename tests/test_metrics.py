@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from wfcli.core.metrics import ensemble, score, wilson
+from wfcli.core.metrics import agreement, ensemble, reliability, score, wilson
 
 
 def log_probs(*rows: list[float]) -> torch.Tensor:
@@ -91,3 +91,44 @@ def test_the_ensemble_does_not_depend_on_the_order_or_offset_of_the_teachers() -
 def test_the_ensemble_stands_large_logits() -> None:
     logits = random_logits(2, 5, 3) * 1e4
     assert torch.isfinite(ensemble(logits)).all()
+
+
+def test_reliability_worked_out_by_hand() -> None:
+    answers = log_probs([0.7, 0.2, 0.1], [0.68, 0.22, 0.1], [0.1, 0.5, 0.4], [0.3, 0.3, 0.4], [1.0, 0.0, 0.0])
+    found = reliability(answers, torch.tensor([0, 1, 1, 2, 0]), bins=10)
+    assert [(one.low, one.high, one.images) for one in found] == [
+        (0.4, 0.5, 1), (0.5, 0.6, 1), (0.6, 0.7, 1), (0.7, 0.8, 1), (0.9, 1.0, 1)
+    ]  # fmt: skip
+    assert [one.top1 for one in found] == [1.0, 1.0, 0.0, 1.0, 1.0]
+    assert [one.confidence for one in found] == pytest.approx([0.4, 0.5, 0.68, 0.7, 1.0])
+    (both,) = reliability(answers[:2], torch.tensor([0, 1]), bins=2)
+    assert (both.images, both.top1, both.top1_ci) == (2, 0.5, wilson(1, 2))
+    assert both.confidence == pytest.approx(0.69)
+
+
+def test_reliability_and_calibration_error_belong_together() -> None:
+    answers = random_logits(400, 10).mul(2).log_softmax(1)
+    labels = torch.randint(0, 10, (400,), generator=torch.Generator().manual_seed(1))
+    found = reliability(answers, labels)
+    assert sum(one.images for one in found) == 400
+    error = sum(one.images * abs(one.top1 - one.confidence) for one in found) / 400
+    assert error == pytest.approx(score(answers, labels).ece, abs=1e-6)
+
+
+def test_images_with_nan_have_no_confidence_and_agree_with_nobody() -> None:
+    answers = log_probs([0.9, 0.1], [0.9, 0.1], [0.2, 0.8])
+    broken = answers.clone()
+    broken[0, 1] = math.nan
+    labels = torch.tensor([0, 0, 0])
+    assert sum(one.images for one in reliability(broken, labels)) == 2
+    found = agreement([answers, broken], labels)
+    assert found.same == ((1.0, 2 / 3), (2 / 3, 2 / 3))
+    assert found.both_wrong == ((1 / 3, 1 / 3), (1 / 3, 2 / 3))
+
+
+def test_agreement_worked_out_by_hand() -> None:
+    labels = torch.tensor([0, 1, 2, 0])
+    said = [[0, 1, 2, 1], [0, 2, 1, 1], [1, 2, 2, 0]]
+    found = agreement([torch.eye(3)[answers].log_softmax(1) for answers in said], labels)
+    assert found.same == ((1.0, 0.5, 0.25), (0.5, 1.0, 0.25), (0.25, 0.25, 1.0))
+    assert found.both_wrong == ((0.25, 0.25, 0.0), (0.25, 0.75, 0.25), (0.0, 0.25, 0.5))

@@ -280,7 +280,7 @@ def test_json_has_the_names_and_values_of_the_dataclasses() -> None:
     assert read["rows"][0]["top1"] == 0.61
     assert read["rows"][0]["top1_ci"] == [pytest.approx(0.599), pytest.approx(0.619)]
     assert [row["kind"] for row in read["rows"]] == ["teacher", "teacher", "mean", "best", "ensemble", "checkpoint"]
-    assert set(read) == {"rows", "architecture", "data", "split", "images", "best", "best_chosen_on"}
+    assert set(read) == {"rows", "architecture", "data", "split", "images", "best", "best_chosen_on", "pictures"}
 
 
 def test_json_is_json_even_for_what_is_not_finite() -> None:

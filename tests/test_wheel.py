@@ -50,8 +50,9 @@ def test_the_wheel_fuses_to_the_same_bytes(installed: Path, tmp_path: Path, tiny
     assert (tmp_path / "from-wheel.safetensors").read_bytes() == (tmp_path / "from-repository.safetensors").read_bytes()
 
 
-def test_the_wheel_holds_types_tables_and_licence(installed: Path) -> None:
+def test_the_wheel_holds_types_tables_looks_and_licence(installed: Path) -> None:
     assert (installed / "wfcli" / "py.typed").is_file()
     assert (installed / "wfcli" / "core" / "layouts.json").is_file()
+    assert (installed / "wfcli" / "report.css").is_file()
     assert list(installed.glob("wfcli-*.dist-info/licenses/LICENSE"))
     assert not (installed / "tests").exists()

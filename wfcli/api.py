@@ -98,6 +98,7 @@ def fuse(
     distill_steps: int = 100,
     distill_lr: float | None = None,
     max_shard_size: int | None = None,
+    pictures: bool = False,
     hooks: Hooks | None = None,
 ) -> FuseResult:
     """Fuse teachers into one student and write it to `output`: `wfcli fuse`, option by option.
@@ -110,6 +111,7 @@ def fuse(
         rules: tensors that are made otherwise, "PATTERN:KEY=VALUE" each, `--set`.
         data: images to calibrate BatchNorm and to compare with: "digits", a folder, "owner/name" on the Hub.
         max_shard_size: bytes; a larger student is written as shards and their index.
+        pictures: measure also what the pictures of a report show, into `comparison.pictures` and `mixing`.
         hooks: told of progress and warnings; left out, warnings are Python's.
 
     Returns:
@@ -148,6 +150,7 @@ def fuse(
         distill_steps=distill_steps,
         distill_lr=distill_lr,
         max_shard_size=max_shard_size,
+        pictures=pictures,
     )
     return fusing.fuse(config, hooks)
 
@@ -164,12 +167,14 @@ def evaluate(
     calibration_images: int = 4096,
     seed: int = 0,
     device: str = "auto",
+    pictures: bool = False,
     hooks: Hooks | None = None,
 ) -> Comparison:
     """Compare checkpoints with their teachers, the ensemble and the soup: `wfcli eval`, option by option.
 
     Returns:
-        A row for each, with top-1 (0..1), NLL in nats and ECE (0..1) on `split`.
+        A row for each, with top-1 (0..1), NLL in nats and ECE (0..1) on `split`; with `pictures`, also reliability,
+        agreement and the loss along lines.
 
     Raises:
         WfError: what is wrong with sources, options or data.
@@ -187,6 +192,7 @@ def evaluate(
         calibration_images=calibration_images,
         seed=seed,
         device=device,
+        pictures=pictures,
     )
     return evaluating.evaluate(config, hooks)
 

@@ -6,12 +6,14 @@ Nothing heavy is imported before a command runs: `wfcli --help` loads neither to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from wfcli import html_report, pipes, report, terminal
 from wfcli import options as opt
-from wfcli import pipes, report, terminal
+from wfcli.typed import as_typed
 from wfcli.units import parse_size
 
 if TYPE_CHECKING:
@@ -43,6 +45,25 @@ def _run(
 
 def _show(result: R, draw: Callable[[R], RenderableType], as_json: bool) -> None:
     terminal.write(report.as_json(result) if as_json else draw(result))
+
+
+def _with_report(
+    verb: Callable[[C, Hooks], R],
+    write: Callable[[R, html_report.About], str],
+    file: Path | None,
+    context: typer.Context,
+) -> Callable[[C, Hooks], R]:
+    """Return a verb whose result is also written to `file` as a page; the verb itself where none is wanted."""
+    if file is None or not terminal.SPEAKS:
+        return verb
+    about = html_report.About(as_typed(context), html_report.today())
+
+    def run(config: C, hooks: Hooks) -> R:
+        result = verb(config, hooks)
+        html_report.write_report(file, write(result, about))
+        return result
+
+    return run
 
 
 def _architecture(name: str, args: list[str] | None) -> Architecture:
@@ -146,6 +167,7 @@ def fuse(
     recipe: opt.RecipeOption = None,  # its options are defaults by now
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
+    page: opt.ReportOption = None,
     as_json: opt.JsonOption = False,
     context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
@@ -158,7 +180,7 @@ def fuse(
     Example:
       wfcli fuse teacher*.safetensors --arch vit_b_32 -o student.safetensors
     """
-    of_data = ("split", "label_column", "classes", "calibration_images", "batch_size")
+    of_data = ("split", "label_column", "classes", "calibration_images", "batch_size", "page")
     if data is None and (given := _given(context, *of_data)):
         raise typer.BadParameter(f"{', '.join(given)}: of no use without --data")
     if unlabelled is None and (given := _given(context, "images", "distill_steps", "distill_lr")):
@@ -170,6 +192,7 @@ def fuse(
     piped = output == pipes.STDOUT
     if piped:
         pipes.check_stdout(as_json, max_shard_size is not None)
+    html_report.check_report(page)
     (checkpoints,) = pipes.read_names(checkpoints)
     architecture, checkpoints, _ = _net_of(arch, arch_arg, checkpoints)
     from wfcli.engine import fuse as engine
@@ -203,8 +226,10 @@ def fuse(
         images=images,
         distill_steps=distill_steps,
         distill_lr=distill_lr,
+        pictures=page is not None,
     )
-    _run(pipes.to_stdout(engine.fuse) if piped else engine.fuse, config, report.fused, as_json, aside=piped)
+    verb = _with_report(engine.fuse, html_report.fused, page, context)
+    _run(pipes.to_stdout(verb) if piped else verb, config, report.fused, as_json, aside=piped)
 
 
 def evaluate(
@@ -220,7 +245,9 @@ def evaluate(
     batch_size: opt.EvaluationBatch = 500,
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
+    page: opt.ReportOption = None,
     as_json: opt.JsonOption = False,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Compare checkpoints with their teachers, the ensemble and the soup.
 
@@ -228,6 +255,7 @@ def evaluate(
     Example:
       wfcli eval student.safetensors --teachers zoo --arch vgg11_bn_cifar --data digits
     """
+    html_report.check_report(page)
     checkpoints, teachers = pipes.read_names(checkpoints, teachers or [])
     architecture, checkpoints, teachers = _net_of(arch, arch_arg, checkpoints, teachers)
     from wfcli.engine import evaluate as engine
@@ -242,8 +270,10 @@ def evaluate(
         calibration_images=calibration_images,
         seed=seed,
         device=device,
+        pictures=page is not None,
     )
-    _run(engine.evaluate, config, report.compared, as_json)
+    verb = _with_report(engine.evaluate, html_report.evaluated, page, context)
+    _run(verb, config, report.compared, as_json)
 
 
 def compare(
@@ -267,7 +297,9 @@ def compare(
     resume: opt.ResumeOption = False,
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
+    page: opt.ReportOption = None,
     as_json: opt.JsonOption = False,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Compare all merge methods, for several numbers of teachers and several draws of them.
 
@@ -277,6 +309,7 @@ def compare(
     Example:
       wfcli compare 'zoo/*.safetensors' --arch vgg11_bn_cifar --data digits --counts 3,6 -o comparison
     """
+    html_report.check_report(page, output)
     (checkpoints,) = pipes.read_names(checkpoints)
     architecture, checkpoints, _ = _net_of(arch, arch_arg, checkpoints)
     from wfcli.engine import compare as engine
@@ -300,6 +333,7 @@ def compare(
         seed=seed,
         device=device,
         resume=resume,
+        pictures=page is not None,
     )
 
     def drawn(config: engine.CompareConfig, hooks: Hooks) -> engine.CompareResult:
@@ -307,7 +341,8 @@ def compare(
         draw_comparison(result, output / "compare.svg", hooks)
         return result
 
-    _run(drawn, config, report.methods_compared, as_json)
+    verb = _with_report(drawn, html_report.methods_compared, page, context)
+    _run(verb, config, report.methods_compared, as_json)
 
 
 def finetune(
@@ -400,7 +435,9 @@ def train_generator(
     resume: opt.ResumeOption = False,
     seed: opt.SeedOption = 0,
     device: opt.DeviceOption = "auto",
+    page: opt.ReportOption = None,
     as_json: opt.JsonOption = False,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> None:
     """Train a generator on zoos of teachers.
 
@@ -408,6 +445,7 @@ def train_generator(
     Example:
       wfcli train-generator --zoo zoo-a --zoo zoo-b -o generator
     """
+    html_report.check_report(page, output)
     from wfcli.core.zoo import find_zoos
     from wfcli.engine import train_generator as engine
 
@@ -434,7 +472,8 @@ def train_generator(
         device=device,
         resume=resume,
     )
-    _run(engine.train_generator, config, report.generator_trained, as_json)
+    verb = _with_report(engine.train_generator, html_report.generator_trained, page, context)
+    _run(verb, config, report.generator_trained, as_json)
 
 
 def train_teachers(

@@ -670,4 +670,13 @@ ResumeOption = Annotated[
 
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of every random choice.")]
 DeviceOption = Annotated[Device, typer.Option("--device", metavar="DEV", help="auto, cpu or cuda.")]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Also write one page for a browser, FILE.html: the tables, and pictures of more. It takes some time more.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]

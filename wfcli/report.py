@@ -121,7 +121,7 @@ def comparison_table(comparison: Comparison) -> Table:
         for row in section:
             low, high = row.top1_ci
             table.add_row(
-                _row_name(row, names),
+                row_name(row, names),
                 _best(percent(row.top1), row.top1 == highest),
                 _dim(f"{percent(low, 1)}–{percent(high, 1)}"),
                 _best("" if row.delta_best is None else points(row.delta_best), row.top1 == highest),
@@ -143,7 +143,7 @@ def _sections(rows: Iterable[Row]) -> list[list[Row]]:
     return [section for section in sections if section]
 
 
-def _row_name(row: Row, names: Container[str]) -> Text:
+def row_name(row: Row, names: Container[str]) -> Text:
     """Say what a row is in few letters; a suffix stays where another row has the name without it."""
     if row.kind == "mean":
         return Text("mean teacher")

@@ -46,15 +46,19 @@ class CrossState:
 
     tokens: Tensor  # [T, M, D]
     columns: dict[str, Tensor] = field(default_factory=dict)  # spec name -> column logits of its channels [T, N]
-    given: list[Tensor] = field(default_factory=list)  # of every layer: sum of its channels' weights [T]
+    given: dict[str, Tensor] = field(default_factory=dict)  # spec name -> sum of its channels' weights [T]
 
     def weights(self) -> list[float]:
         """Return the mean weight of each teacher over all channels so far; they sum to 1.
 
         Of the rows alone: what column logits, scales, a residual or a prior add to that is not counted.
         """
-        total = torch.stack(self.given).sum(0)
+        total = torch.stack(list(self.given.values())).sum(0)
         return [float(part) for part in total / total.sum()]
+
+    def layers(self) -> dict[str, list[float]]:
+        """Return the same for every layer so far: the mean weight of each teacher over its channels."""
+        return {name: [float(part) for part in total / total.sum()] for name, total in self.given.items()}
 
 
 class WeightFormer(
@@ -133,7 +137,7 @@ class WeightFormer(
         x = self.final_norm(x)
         row, affine, column = self.logits(x).unbind(-1)  # [T, N] each
         state.columns[spec.name] = column
-        state.given.append((affine if tokens.weight is None else row).detach().softmax(0).sum(1))
+        state.given[spec.name] = (affine if tokens.weight is None else row).detach().softmax(0).sum(1)
         # The scales move only where the teachers differ: T copies of one teacher give that teacher back.
         deviation = layer_deviation(products)
         gate = deviation / (deviation + GATE)

@@ -16,6 +16,7 @@ from wfcli.errors import OutputError, Problems
 
 SUFFIX = ".safetensors"  # the bytes are safetensors, and a reader goes by the name
 INDEX_SUFFIX = ".safetensors.index.json"  # of shards
+PAGE_SUFFIXES = (".html", ".htm")
 OTHER_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")  # which users may mean to write: replaced in the hint
 
 
@@ -68,6 +69,22 @@ def check_writable(path: Path) -> None:
         named = path.with_suffix(SUFFIX) if other else path.with_name(path.name + SUFFIX)
         got = f"got {path.suffix}" if path.suffix else "got none"
         problems.errors.append(OutputError(f"{path}: suffix: {got}, expected {SUFFIX}", hint=f"write -o {named}"))
+    problems.raise_all()
+
+
+def check_page(path: Path) -> None:
+    """Make sure that a page can be written to `path`, by a trial file beside it: before anything is computed.
+
+    Raises:
+        OutputError: the folder is missing or cannot be written, or `path` is not a plain file or has another suffix.
+    """
+    problems = Problems()
+    with problems, temporary_file(path):
+        remove_leftovers(path.parent, path.name)
+    if path.suffix.lower() not in PAGE_SUFFIXES:
+        got = f"got {path.suffix}" if path.suffix else "got none"
+        named = path.with_name(path.name + PAGE_SUFFIXES[0])
+        problems.errors.append(OutputError(f"{path}: suffix: {got}, expected .html", hint=f"write {named}"))
     problems.raise_all()
 
 

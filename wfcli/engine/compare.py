@@ -26,6 +26,8 @@ from wfcli.core.outputs import check_folder, make_folder, scratch_folder, write_
 from wfcli.engine.auto import BEST, Candidate, Judges, contest, open_judges, rank
 from wfcli.engine.classes import check_data, head_of
 from wfcli.engine.draws import Line, Summary, read_lines, summarise, write_csv
+from wfcli.engine.evaluate import Comparison, EvaluateConfig
+from wfcli.engine.evaluate import compare as beside
 from wfcli.engine.fitting import Loaded, load_named
 from wfcli.engine.fuse import ALIGN, FuseConfig, check_candidates
 from wfcli.engine.hooks import Hooks, Silent
@@ -62,6 +64,7 @@ class CompareConfig:
     seed: int = 0
     device: str = "auto"
     resume: bool = False
+    pictures: bool = False  # compare also the teachers with each other, with what the pictures of a report show
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class CompareResult:
     data: str
     split: str
     seconds: float
+    teachers: Comparison | None = None  # all of them, where pictures were asked for
 
 
 def compare(config: CompareConfig, hooks: Hooks | None = None) -> CompareResult:
@@ -125,7 +129,25 @@ def compare(config: CompareConfig, hooks: Hooks | None = None) -> CompareResult:
         data=config.data.source + (f" (classes {config.data.classes})" if config.data.classes else ""),
         split=config.split,
         seconds=time.perf_counter() - started,
+        teachers=_teachers(config, teachers, hooks) if config.pictures else None,
     )
+
+
+def _teachers(config: CompareConfig, teachers: Teachers, hooks: Hooks) -> Comparison:
+    """Compare all teachers with each other, their ensemble and their soup, as `wfcli eval` does."""
+    options = EvaluateConfig(
+        checkpoints=(),
+        teachers=config.teachers,
+        architecture=config.architecture,
+        data=config.data,
+        split=config.split,
+        batch_size=config.batch_size,
+        calibration_images=config.calibration_images,
+        seed=config.seed,
+        device=config.device,
+        pictures=True,
+    )
+    return beside([], teachers, options, hooks)
 
 
 def _draws(config: CompareConfig, most: int, hooks: Hooks) -> list[tuple[int, int, list[int]]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from wfcli.core.architectures import Architecture, Layout, build_model, input_config, match_layout
 from wfcli.core.calibrate import has_batchnorm
@@ -24,11 +24,13 @@ from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.lineup import (
     Bench,
     Entry,
+    Kind,
     ask,
     calibrated_entry,
     load_entries,
     soup_entry,
 )
+from wfcli.engine.pictures import Net, take_pictures
 from wfcli.engine.rows import Comparison, Row, row_of, with_baselines
 from wfcli.engine.teachers import Teachers, open_teachers
 from wfcli.errors import CheckpointError, Problems, WfError
@@ -49,6 +51,7 @@ class EvaluateConfig:
     calibration_images: int = 4096  # of the training split, for the calibrated soup; 0: leave it out
     seed: int = 0
     device: str = "auto"
+    pictures: bool = False  # measure also what the pictures of a report show
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,16 @@ def evaluate(config: EvaluateConfig, hooks: Hooks | None = None) -> Comparison:
 
 
 def compare(
-    students: Sequence[Student], teachers: Teachers | None, config: EvaluateConfig, hooks: Hooks | None = None
+    students: Sequence[Student],
+    teachers: Teachers | None,
+    config: EvaluateConfig,
+    hooks: Hooks | None = None,
+    framed: Sequence[Mapping[str, Tensor]] | None = None,
 ) -> Comparison:
     """Measure teachers, their mean, best, ensemble and soups, and the students, in one pass over the split.
 
-    The heads have the classes of the data (`check_data`).
+    The heads have the classes of the data (`check_data`). `framed`: the teachers (file's names) in the frame in which
+    the students were made, where that is another than their own; lines are drawn there.
 
     Raises:
         CheckpointError: weights that are not finite, of all the files.
@@ -111,12 +119,27 @@ def compare(
     rows = [row_of(bench, answers, place, entry) for place, entry in enumerate(entries)]
     doubt_answers(bench, entries[: count or None], answers, images)
     best, chosen_on = None, None
+    order: list[int] = []
     if count:
-        chosen, chosen_on = _choose_best(bench, models[:count], rows[:count], config)
+        order, chosen_on = _rank_teachers(bench, models[:count], rows[:count], config)
+        chosen = rows[order[0]]
         rows = with_baselines(bench, answers, rows, count, chosen, chosen_on == config.split)
         best = chosen.name
+    pictures = None
+    if config.pictures:
+        states = framed or [file for file, _ in known]
+        nets = [_net("teacher", *one, state) for one, state in zip(known, states, strict=True)]
+        made = [_net("checkpoint", *one, one[0]) for one in given]
+        ends = [*(nets[place] for place in order[:2]), *made[:1]]
+        pictures = take_pictures(bench, blank, config, entries, answers, [*nets, *made], ends, framed is not None)
     what = config.data.source + (f" (classes {config.data.classes})" if config.data.classes else "")
-    return Comparison(tuple(rows), config.architecture.label, what, config.split, len(images), best, chosen_on)
+    return Comparison(
+        tuple(rows), config.architecture.label, what, config.split, len(images), best, chosen_on, pictures
+    )
+
+
+def _net(kind: Kind, file: Finite, layout: Layout, state: Mapping[str, Tensor]) -> Net:
+    return Net(file.checkpoint.name, kind, layout.timm_view(state), file.checkpoint)
 
 
 def _check_options(config: EvaluateConfig) -> None:
@@ -170,20 +193,21 @@ def _soups(bench: Bench, teachers: Teachers, blank: nn.Module, config: EvaluateC
     return [soup, calibrated_entry(bench, soup, images, seed)]
 
 
-def _choose_best(
+def _rank_teachers(
     bench: Bench, models: Sequence[nn.Module], rows: Sequence[Row], config: EvaluateConfig
-) -> tuple[Row, str]:
-    """Return the row of the teacher with the highest top-1 on the validation split, and the name of that split.
+) -> tuple[list[int], str]:
+    """Return the places of the teachers by top-1 on the validation split, best first, and the name of that split.
 
     Equal ones are told apart by NLL: the order of the teachers does not matter. Without a validation split the choice
     is made on the split that is evaluated.
     """
     if config.split == "validation" or "validation" not in available_splits(config.data):
-        return max(rows, key=_rank), config.split
-    images = load_images(config.data, "validation", bench.settings.size)
-    answers = ask(bench, models, images, stage="choosing the best teacher")
-    ranks = [_rank(score(log_probs, answers.labels)) for log_probs in answers.log_probs]
-    return rows[ranks.index(max(ranks))], "validation"
+        ranks, split = [_rank(row) for row in rows], config.split
+    else:
+        images = load_images(config.data, "validation", bench.settings.size)
+        answers = ask(bench, models, images, stage="choosing the best teacher")
+        ranks, split = [_rank(score(log_probs, answers.labels)) for log_probs in answers.log_probs], "validation"
+    return sorted(range(len(rows)), key=ranks.__getitem__, reverse=True), split
 
 
 def _rank(found: Row | Scores) -> tuple[float, float]:

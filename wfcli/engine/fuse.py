@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.made import make
 from wfcli.engine.making import LEAST_IMAGES, needs_images, sees_colours
 from wfcli.engine.merging import check_method, look_at_base, settle
-from wfcli.engine.situation import find_situation
+from wfcli.engine.situation import Situation, find_situation
 from wfcli.engine.student import DTYPES
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
 from wfcli.engine.writing import AHEAD, write_student
@@ -73,6 +73,7 @@ class FuseConfig:
     distill_steps: int = 100  # on those
     distill_lr: float | None = None  # None: by the kind of net
     max_shard_size: int | None = None  # bytes; a larger student is written as shards and their index
+    pictures: bool = False  # measure also what the pictures of a report show; with `data`
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class FuseResult:
     seconds: float  # without the comparison
     comparison: Comparison | None = None
     contest: Contest | None = None  # of --method auto: what was tried
+    mixing: Mapping[str, tuple[float, ...]] | None = None  # layer -> weight of each teacher, for the pictures
 
 
 def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
@@ -155,8 +157,9 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         unlabelled=made.seen if heads is None else 0,  # with heads of their own it calibrates, no more
         guard=made.verdict,
         seconds=seconds,
-        comparison=_compare(config, output, teachers, hooks),
+        comparison=_compare(config, output, situation, hooks),
         contest=contest,
+        mixing=dict(made.work.layers) if config.pictures and made.work.layers else None,
     )
 
 
@@ -206,6 +209,8 @@ def _open(config: FuseConfig, hooks: Hooks) -> tuple[Teachers, Heads | None, Loa
 
 def _check_options(config: FuseConfig) -> None:
     check_method(config)
+    if config.pictures and config.data is None:
+        raise WfError("pictures: got no images to look at", hint="give --data")
     if config.dtype != "keep" and config.dtype not in DTYPES:
         raise WfError(f"unknown dtype {config.dtype!r}", hint=f"use keep, {', '.join(DTYPES)}")
     if config.method not in ("weightformer", "auto") and config.generator is not None:
@@ -331,7 +336,7 @@ def _check_training_split(data: DataSpec) -> None:
         )
 
 
-def _compare(config: FuseConfig, output: Path, teachers: Teachers, hooks: Hooks) -> Comparison | None:
+def _compare(config: FuseConfig, output: Path, situation: Situation, hooks: Hooks) -> Comparison | None:
     """Compare the student that was written with the teachers it was made from, where there are images for it."""
     if config.data is None:
         return None
@@ -349,5 +354,7 @@ def _compare(config: FuseConfig, output: Path, teachers: Teachers, hooks: Hooks)
         calibration_images=config.calibration_images,
         seed=config.seed,
         device=config.device,
+        pictures=config.pictures,
     )
-    return compare([Student(file, layout)], teachers, options, hooks)
+    framed = situation.checked if situation.alignment is not None else None
+    return compare([Student(file, layout)], situation.teachers, options, hooks, framed)

@@ -83,6 +83,7 @@ def make(
     loaded, rejected = (None, offered) if broken else (offered, None)
     if broken:
         work.weights.clear()  # the rejected one's
+        work.layers.clear()
     calibrated = calibrated and not work.is_copy()
     record = _record(config, settings, teachers, loaded, rejected, calibrated, seen, sum(work.learned))
     if config.method == "greedy":

@@ -52,6 +52,7 @@ class Work:
     aligned: bool = False  # whether the teachers were independent, and stand in one frame now
     labelled: Images | None = None  # for methods that learn from labels; None: the validation split
     weights: list[float] = field(default_factory=list)  # of the teachers, once the method has chosen them
+    layers: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the same layer by layer, of a generator
     learned: list[int] = field(default_factory=list)  # numbers of images that the method has looked at
 
     def is_copy(self) -> bool:
@@ -77,8 +78,10 @@ def tensors_of(work: Work, generator: Loaded | None) -> Iterator[tuple[str, Tens
     if generator is None:
         made = average(work.specs, work.checked, work.hooks)
     else:
-        arch = config.architecture
-        made = generate(arch, work.teachers, work.checked, generator.generator, work.device, work.hooks, work.weights)
+        made = generate(
+            config.architecture, work.teachers, work.checked, generator.generator, work.device, work.hooks,
+            work.weights, work.layers,
+        )  # fmt: skip
     return _with_own(work, made) if settings.own else made
 
 

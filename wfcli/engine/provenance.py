@@ -37,6 +37,11 @@ def source_name(source: str) -> str:
     return Path(source).resolve().name if Path(source).exists() else source
 
 
+def described(data: DataSpec) -> str:
+    """Name a dataset without its folder, and what is taken of it."""
+    return source_name(data.source) + (f" (classes {data.classes})" if data.classes else "")
+
+
 def data_record(spec: DataSpec) -> dict[str, Any]:
     """Name a dataset and what is taken of it."""
     return {"source": source_name(spec.source), "label_column": spec.label_column, "classes": spec.classes}

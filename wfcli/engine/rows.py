@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wfcli.core.metrics import score
 from wfcli.engine.lineup import Answers, Bench, Entry, Kind
+from wfcli.engine.pictures import Pictures
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Comparison:
     images: int
     best: str | None
     best_chosen_on: str | None
+    pictures: Pictures | None = None  # where they were asked for
 
 
 def with_baselines(

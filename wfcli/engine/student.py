@@ -82,9 +82,13 @@ def generate(
     generator: WeightFormer,
     device: torch.device,
     hooks: Hooks,
-    weights: list[float] | None = None,
+    weights: list[float],
+    layers: dict[str, tuple[float, ...]],
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that the generator gives; afterwards `weights` holds what part each teacher has in them."""
+    """Yield the tensors that the generator gives.
+
+    Afterwards `weights` holds what part each teacher has in them, `layers` the same by layer.
+    """
     import torch
 
     from wfcli.engine.plans import plan_of
@@ -98,8 +102,8 @@ def generate(
             name, shape = layout.to_file[timm_name]
             yield name, tensor.reshape(shape).cpu()
             hooks.progress("generating", done + 1, len(layout.files))
-        if weights is not None:
-            weights[:] = state.weights()
+        weights[:] = state.weights()
+        layers.update((name, tuple(shares)) for name, shares in state.layers().items())
 
 
 def join(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,8 +24,9 @@ from wfcli.engine.building import build_generator, check_frame, check_start
 from wfcli.engine.cards import generator_card
 from wfcli.engine.fitting import Loaded, load_named
 from wfcli.engine.generator_run import LOG, GeneratorRun
-from wfcli.engine.grounds import open_zoos, read_ground
+from wfcli.engine.grounds import OpenZoo, open_zoos, read_ground
 from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.provenance import described, source_name
 from wfcli.engine.team import Team
 from wfcli.errors import GeneratorError, OutputError, Problems, WfError
 
@@ -65,6 +67,18 @@ class TrainGeneratorConfig:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A zoo that a generator learned from, or was validated on: how many of its teachers for which."""
+
+    name: str
+    architecture: str
+    data: str
+    classes: int
+    trained_on: int
+    held_out: int
+
+
+@dataclass(frozen=True)
 class TrainGeneratorResult:
     """What a training gave; accuracies and gains 0..1 on held-out teachers and validation images."""
 
@@ -76,6 +90,8 @@ class TrainGeneratorResult:
     gain: float  # over the soup, mean of calibrated and data-free
     history: tuple[dict[str, float], ...]
     seconds: float
+    zoos: tuple[Learned, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)  # as they were in the end, defaults of presets included
 
 
 def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) -> TrainGeneratorResult:
@@ -151,7 +167,45 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
         gain=run.best["gain"],
         history=tuple(run.history),
         seconds=time.perf_counter() - started,
+        zoos=tuple(_learned(entry) for entry in opened),
+        settings=_settings(config, run, first),
     )
+
+
+def _learned(entry: OpenZoo) -> Learned:
+    zoo = entry.zoo
+    return Learned(
+        name=zoo.folder.resolve().name,
+        architecture=zoo.architecture.label,
+        data=described(zoo.data),
+        classes=len(zoo.class_names),
+        trained_on=len(entry.teachers),
+        held_out=len(entry.held_out),
+    )
+
+
+def _settings(config: TrainGeneratorConfig, run: GeneratorRun, first: Loaded | None) -> dict[str, Any]:
+    """Return the options by their flags, with what the preset or the generator of --init made of those left out."""
+    made = run.generator.config
+    return {
+        "preset": made.preset,
+        "init": None if first is None else f"{source_name(first.name)} ({first.digest[:12]})",
+        "train": config.train,
+        "steps": config.steps,
+        "batch-size": config.batch_size,
+        "lr": config.lr,
+        "max-teachers": config.max_teachers,
+        "views": config.views,
+        "width": made.width,
+        "blocks": made.blocks,
+        "attention": made.attention,
+        "mask": made.mask,
+        "flow": made.flow,
+        "shift-weight": run.shift_weight,
+        "accumulate": run.pairs,
+        "zoo-teachers": config.teachers,
+        "seed": config.seed,
+    }
 
 
 def _check(config: TrainGeneratorConfig) -> None:
