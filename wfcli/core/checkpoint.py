@@ -8,14 +8,16 @@ names are passed on here, so that the rest of the package needs this module alon
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from wfcli.core.bounded import read_json
 from wfcli.core.digests import file_digest, hashing
+from wfcli.core.forms import misfit
 from wfcli.core.outputs import INDEX_SUFFIX, atomic_path, check_writable, write_json
 from wfcli.core.pieces import PIECE, in_pieces, row_ranges
+from wfcli.core.records import read_record
 from wfcli.core.safetensors_io import TORCH_DTYPES, TensorSpec, dtype_name, read_header, read_tensor, torch_dtype
 from wfcli.core.safetensors_writer import file_order, save_state, state_specs, write_checkpoint
 from wfcli.core.shards import write_shards
@@ -83,6 +85,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         self._places = places
         self._loaded = loaded or {}  # tensors of a pickle that do not lie plainly in the file
         self._digest: str | None = None
+        self._provenance: dict[str, Any] | None = None
 
     def __getitem__(self, key: str) -> torch.Tensor:
         stored = self._keys[key]
@@ -121,12 +124,10 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
 
     @property
     def provenance(self) -> dict[str, Any] | None:
-        """Who made this file from what; None where wfcli did not write it."""
-        try:
-            found = json.loads(self.metadata.get("wfcli", "null"))
-        except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
+        """Who made this file from what; None where wfcli did not write it, or what it says is not of the usual form."""
+        if self._provenance is None:
+            self._provenance = read_record(self.metadata.get("wfcli", "null"))
+        return self._provenance
 
     @property
     def known_digest(self) -> str | None:
@@ -253,14 +254,18 @@ def _find_index(folder: Path) -> Path:
 def _read_index(index: Path) -> dict[str, str]:
     """Return tensor -> shard. A shard is a plain file name: an index may not lead out of its folder."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        pairs = {str(key): str(shard) for key, shard in weight_map.items()}
+        found = read_json(index)
     except OSError as error:
         raise CheckpointError(f"{index}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(
-            f"{index}: not an index of shards: no weight_map", hint="fetch the index again"
+            f"{index}: not an index of shards with a weight_map ({error})", hint="fetch the index again"
         ) from error
+    if problem := misfit(found, {"weight_map": {"*": str}}):
+        raise CheckpointError(
+            f"{index}: not an index of shards with a weight_map: {problem}", hint="fetch the index again"
+        )
+    pairs: dict[str, str] = found["weight_map"]
     outside = sorted({shard for shard in pairs.values() if shard in ("", ".", "..") or "/" in shard or "\\" in shard})
     if outside:
         raise CheckpointError(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
+from wfcli.core.bounded import read_json
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.generator import WeightFormer
-from wfcli.core.generator_config import FORMAT, config_from_dict
+from wfcli.core.generator_config import FORMAT, WeightFormerConfig, config_from_dict
 from wfcli.core.outputs import atomic_path, write_json
 from wfcli.errors import CheckpointError, GeneratorError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
+MOST_CONFIG = 1 << 20  # bytes; that of a deep net's prior has 50,000
 
 
 def save_generator(folder: Path, generator: WeightFormer, card: str) -> str:
@@ -33,15 +37,37 @@ def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
     Raises:
         GeneratorError: a file is missing or damaged, the format is of a newer wfcli, or weights and config do not fit.
     """
+    config, expected = _read_config(folder, name)
     try:
-        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        got = raw.get("format")
+        weights = open_checkpoint(folder / WEIGHTS, f"{name}/{WEIGHTS}")
+    except CheckpointError as error:
+        raise GeneratorError(*error.problems, hint=error.hint) from error
+    found = {key: spec.shape for key, spec in weights.specs.items()}
+    problems = [
+        f"{name}: {WEIGHTS}: {key}: got {found.get(key, 'nothing')}, expected {expected.get(key, 'nothing')}"
+        for key in sorted(expected.keys() | found.keys())
+        if expected.get(key) != found.get(key)
+    ]
+    if problems:
+        raise GeneratorError(*problems[:10], hint=f"{CONFIG} and {WEIGHTS} are of two different generators")
+    generator = WeightFormer(config)
+    generator.load_state_dict(dict(weights))
+    return generator.eval(), weights.digest()
+
+
+def _read_config(folder: Path, name: str) -> tuple[WeightFormerConfig, dict[str, tuple[int, ...]]]:
+    """Read config.json; with it the shape of every tensor, from a generator that takes no memory: sizes are claims."""
+    try:
+        raw = read_json(folder / CONFIG, MOST_CONFIG)
+        got = raw.get("format") if isinstance(raw, dict) else None
         if got != FORMAT:
             raise GeneratorError(
-                f"{name}: {CONFIG}: got format {got!r}, expected {FORMAT}",
+                f"{name}: {CONFIG}: got format {reprlib.repr(got)}, expected {FORMAT}",
                 hint="update wfcli, or train the generator again",
             )
-        generator = WeightFormer(config_from_dict(raw))
+        config = config_from_dict(raw)
+        with torch.device("meta"):
+            empty = WeightFormer(config)
     except OSError as error:
         raise GeneratorError(
             f"{name}: no readable {CONFIG} ({error.strerror})",
@@ -52,18 +78,4 @@ def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
             f"{name}: {CONFIG} does not describe a generator: {error}",
             hint="get the generator again, or train it again with wfcli train-generator",
         ) from error
-    try:
-        weights = open_checkpoint(folder / WEIGHTS, f"{name}/{WEIGHTS}")
-    except CheckpointError as error:
-        raise GeneratorError(*error.problems, hint=error.hint) from error
-    expected = {key: tuple(tensor.shape) for key, tensor in generator.state_dict().items()}
-    found = {key: spec.shape for key, spec in weights.specs.items()}
-    problems = [
-        f"{name}: {WEIGHTS}: {key}: got {found.get(key, 'nothing')}, expected {expected.get(key, 'nothing')}"
-        for key in sorted(expected.keys() | found.keys())
-        if expected.get(key) != found.get(key)
-    ]
-    if problems:
-        raise GeneratorError(*problems[:10], hint=f"{CONFIG} and {WEIGHTS} are of two different generators")
-    generator.load_state_dict(dict(weights))
-    return generator.eval(), weights.digest()
+    return config, {key: tuple(tensor.shape) for key, tensor in empty.state_dict().items()}

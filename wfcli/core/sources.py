@@ -18,6 +18,7 @@ from typing import Any
 from wfcli.core.checkpoint import INDEX_SUFFIX, PICKLE_SUFFIXES
 from wfcli.core.hub import GENERATOR_FILES, fetch_generator, fetch_matching, fetch_weights
 from wfcli.core.hub_names import SPELLING, parse_hub_name
+from wfcli.core.paths import is_there, local_path
 from wfcli.errors import Problems, SourceError
 
 SPELLINGS = f"a file, a folder, a glob in quotes, {SPELLING}, or pretrained:NAME"
@@ -194,7 +195,7 @@ def _pretrained_checkpoint(text: str, what: str) -> Path:
     wanted = text.removeprefix("pretrained:")
     root = pretrained_folder()
     for path in (root / wanted, root / f"{wanted}.safetensors"):
-        if wanted and ".." not in Path(wanted).parts and not Path(wanted).is_absolute() and path.exists():
+        if wanted and ".." not in Path(wanted).parts and not Path(wanted).is_absolute() and is_there(path):
             return path
     known = [path.name.removesuffix(".safetensors") for path in sorted(root.glob("*"))]
     raise SourceError(f"{text}: no such {what} comes with wfcli", hint=_suggest(wanted, known, SPELLINGS))
@@ -223,7 +224,7 @@ def _suggest_neighbour(path: Path) -> str:
 
 
 def _local(text: str) -> Path:
-    return Path(text).expanduser()
+    return local_path(text)
 
 
 def _base_name(path: Path) -> str:
