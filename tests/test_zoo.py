@@ -82,7 +82,7 @@ def test_folder_without_zoo_is_an_error(tmp_path: Path) -> None:
         ("{", "damaged"),
         ("[]", "got format 'list', expected 1"),
         ('{"format": 2}', "got format 2, expected 1"),
-        ('{"format": 1}', r"damaged \(KeyError"),
+        ('{"format": 1}', r"damaged \(architecture: missing"),
     ],
 )
 def test_damaged_zoo_is_an_error(tmp_path: Path, text: str, message: str) -> None:

@@ -18,14 +18,20 @@ import errno
 from collections.abc import Sequence
 from types import TracebackType
 
+MOST_PROBLEMS = 200
+LONGEST = 2000  # characters of one: a damaged file may bring names of megabytes
+
 
 class WfError(Exception):
     """One or more problems, one line each, and what to do about them.
 
-    `parts` are the problems with the hint for them: one part, but for an error that `gather` made.
+    `parts` are the problems with the hint for them: one part, but for an error that `gather` made. A problem beyond
+    what anybody reads is cut.
     """
 
     def __init__(self, *problems: str, hint: str | None = None) -> None:
+        problems = tuple(map(_cut, problems[:MOST_PROBLEMS])) + _uncounted(problems)
+        hint = hint and _cut(hint)
         super().__init__(*problems)
         self.problems = problems
         self.hint = hint
@@ -36,6 +42,15 @@ class WfError(Exception):
         for problems, hint in self.parts:
             lines += [*problems, f"hint: {hint}"] if hint else problems
         return "\n".join(lines)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text) - LONGEST:,} characters more)"
+
+
+def _uncounted(problems: Sequence[str]) -> tuple[str, ...]:
+    more = len(problems) - MOST_PROBLEMS
+    return (f"... and {more:,} more problems",) if more > 0 else ()
 
 
 class SourceError(WfError):

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
 
+from wfcli.core.bounded import read_toml
 from wfcli.errors import WfError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def take_recipe(context: typer.Context, file: Path | None) -> Path | None:
@@ -91,9 +86,9 @@ def _flag(parameter: Any) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return read_toml(file)
     except OSError as error:
         raise WfError(f"{file}: cannot be read ({error.strerror})", hint="--recipe takes a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         hint = "wfcli inspect --recipe student.safetensors prints one"
         raise WfError(f"{file}: is not TOML ({error})", hint=hint) from error

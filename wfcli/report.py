@@ -382,7 +382,8 @@ def pulled(result: PullResult) -> RenderableType:
 def recipes_shown(result: Mapping[str, Mapping[str, str]]) -> str:
     """Write the recipes of students as TOML, one after the other, each under its name where there are several."""
     recipes = result["recipes"]
-    return "\n\n".join(f"# {name}\n{text}" if len(recipes) > 1 else text for name, text in recipes.items())
+    titles = {name: "# " + " ".join(name.splitlines()) for name in recipes}  # a comment is one line
+    return "\n\n".join(f"{titles[name]}\n{text}" if len(recipes) > 1 else text for name, text in recipes.items())
 
 
 def inspected(result: InspectResult) -> RenderableType:

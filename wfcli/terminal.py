@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +20,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
 from wfcli.errors import OutputError, WfError
@@ -29,15 +31,32 @@ RANK = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" e
 SPEAKS = RANK == "0"
 
 
+# Letters that move the cursor, change colours or turn the direction of writing: files may bring them in their names.
+# A terminal shows pictures of them instead; in JSON and TOML they are written as escapes, which mean the same.
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0), *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+_KEPT = {ord("\n"), ord("\t")}
+_PICTURES = {c: chr(0x2400 + c) if c < 0x20 else "\ufffd" for c in _CONTROLS if c not in _KEPT}
+_ESCAPES = {c: f"\\u{c:04x}" for c in _CONTROLS if c not in _KEPT}
+
+
+class _Console(Console):
+    """rich's console for text of which nobody knows where it is from."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Draw in segments without letters that a terminal obeys; rich's own colours are no letters yet."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else text.translate(_PICTURES), style, control)
+
+
 def write(result: RenderableType, aside: bool = False) -> None:
-    """Print a result to stdout, or `aside` to stderr: a string as it is, anything else drawn by rich."""
+    """Print a result to stdout, or `aside` to stderr: a string (JSON, TOML) as it is, anything else drawn by rich."""
     if not SPEAKS:
         return
     stream = sys.stderr if aside else sys.stdout
     if isinstance(result, str):
-        _send(stream, result + "\n")
+        _send(stream, result.translate(_ESCAPES) + "\n")
     else:
-        _send(stream, _drawn(Console(file=stream, highlight=False), result))
+        _send(stream, _drawn(_Console(file=stream, highlight=False), result))
 
 
 def print_error(error: WfError) -> None:
@@ -72,11 +91,12 @@ def _print_lines(*lines: Text) -> None:
 
 
 def _labelled(label: str, style: str, message: str) -> Text:
-    return Text.assemble((f"{label}:", style), " ", message)
+    # A message of several lines stays one message: a name with a line break is not to look like another error.
+    return Text.assemble((f"{label}:", style), " ", message.replace("\n", "\n  "))
 
 
 def _stderr() -> Console:
-    return Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    return _Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 def _drawn(console: Console, what: RenderableType) -> str:

@@ -15,6 +15,9 @@ from wfcli.errors import ArchitectureError
 
 ArchArg = str | int | float | bool
 
+LONGEST_NAME = 100
+MOST = 1 << 16  # of an argument: files bring some too, and a depth is written more quickly than its layers are made
+
 SMALL_ARGS = ("width", "in_chans", "drop_rate")  # all that the nets of small_models take
 PATCH_SIZES = (2, 4, 8, 16)  # of the small Vision Transformers, in pixels of 32
 # Arguments of timm.create_model that are no choice of an architecture: they load files, or are set here.
@@ -101,6 +104,8 @@ def _timm_has(timm_name: str) -> bool:
 
 
 def _nearest(name: str) -> str:
+    if len(name) > LONGEST_NAME:
+        return ""
     import timm
 
     aliases = tables().aliases
@@ -113,6 +118,11 @@ def _nearest(name: str) -> str:
 def _arg_problems(arch: Architecture) -> list[str]:
     args = dict(arch.args)
     problems = [f"{arch.name}: argument {key!r}: {RESERVED_ARGS[key]}" for key in args if key in RESERVED_ARGS]
+    problems += [
+        f"{arch.name}: {key}: got {value}, expected a number of {MOST:,} at most"
+        for key, value in args.items()
+        if isinstance(value, int | float) and not abs(value) <= MOST
+    ]
     size = args.get("img_size", 1)
     if isinstance(size, bool | str | float) or size < 1:
         problems.append(f"{arch.name}: img_size: got {size!r}, expected a number of pixels")

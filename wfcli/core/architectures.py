@@ -42,6 +42,8 @@ __all__ = [
 ]  # fmt: skip
 
 PATCHES = "patch_embed.proj.weight"
+MOST_TENSORS = 20_000  # the deepest of timm's nets have a tenth of that
+MOST_CLASSES = 1 << 20
 EXAMPLES = 2  # of a kind, where the file holds another net altogether
 SHAPELESS_ARGS = ("drop_rate", "drop_path_rate")  # arguments that leave every tensor as it is
 
@@ -66,14 +68,29 @@ def build_model(arch: Architecture, num_classes: int, *, device: str = "cpu") ->
 
     from wfcli.core import small_models  # noqa: F401  (registers the small nets with timm)
 
+    counted = torch.nn.modules.module.register_module_parameter_registration_hook(_Counter())
     try:
         with torch.device(device):
             model: nn.Module = timm.create_model(arch.timm_name, num_classes=num_classes, **dict(arch.args))
-    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+    except Exception as error:  # of hundreds of constructors, each of which makes its own of an argument
         if not arch.args:
             raise
         raise ArchitectureError(f"{arch.label}: timm cannot build it: {error}", hint=SPELLINGS) from error
+    finally:
+        counted.remove()
     return model
+
+
+class _Counter:
+    """Stop a net that grows beyond all nets there are: arguments come from files too."""
+
+    def __init__(self) -> None:
+        self.tensors = 0
+
+    def __call__(self, module: Any, name: str, parameter: Any) -> None:
+        self.tensors += 1
+        if self.tensors > MOST_TENSORS:
+            raise ValueError(f"it would have more than {MOST_TENSORS:,} tensors")
 
 
 def input_config(arch: Architecture) -> InputConfig:
@@ -205,7 +222,7 @@ def _count_classes(arch: Architecture, renamed: Mapping[str, str], specs: Mappin
     to_file = {timm_key: key for key, timm_key in renamed.items()}
     for timm_key in head_keys(arch):
         spec = specs.get(to_file.get(timm_key, timm_key))
-        if spec is not None and spec.shape:
+        if spec is not None and spec.shape and spec.shape[0] <= MOST_CLASSES:
             return spec.shape[0]
     return 1000
 

@@ -8,7 +8,6 @@ names are passed on here, so that the rest of the package needs this module alon
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from wfcli.core.digests import file_digest, hashing
 from wfcli.core.outputs import INDEX_SUFFIX, atomic_path, check_writable, write_json
 from wfcli.core.pieces import PIECE, in_pieces, row_ranges
+from wfcli.core.records import read_record
 from wfcli.core.safetensors_io import TORCH_DTYPES, TensorSpec, dtype_name, read_header, read_tensor, torch_dtype
 from wfcli.core.safetensors_writer import file_order, save_state, state_specs, write_checkpoint
 from wfcli.core.shards import find_index, read_index, write_shards
@@ -91,6 +91,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         self._places = places
         self._loaded = loaded or {}  # tensors of a pickle that do not lie plainly in the file
         self._digest: str | None = None
+        self._provenance: dict[str, Any] | None = None
 
     def __getitem__(self, key: str) -> torch.Tensor:
         stored = self._keys[key]
@@ -132,12 +133,10 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
 
     @property
     def provenance(self) -> dict[str, Any] | None:
-        """Who made this file from what; None where wfcli did not write it."""
-        try:
-            found = json.loads(self.metadata.get("wfcli", "null"))
-        except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
+        """Who made this file from what; None where wfcli did not write it, or what it says is not of the usual form."""
+        if self._provenance is None:
+            self._provenance = read_record(self.metadata.get("wfcli", "null"))
+        return self._provenance
 
     @property
     def known_digest(self) -> str | None:

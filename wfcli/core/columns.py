@@ -75,8 +75,9 @@ def check_labels(values: Sequence[int | None], names: Sequence[str], where: str,
     Raises:
         DataError: rows without a label, or with one beyond the names.
     """
-    labels = np.array([-1 if value is None else value for value in values], dtype=np.int64)
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
+    known = range(len(names))
+    labels = np.array([value if type(value) is int and value in known else -1 for value in values], dtype=np.int64)
+    wrong = np.flatnonzero(labels < 0)
     if len(wrong):
         raise DataError(
             f"{where}: {len(wrong)} of {len(labels)} rows have no label in {column!r}, the first is row {wrong[0]}",

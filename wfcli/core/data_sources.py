@@ -10,10 +10,14 @@ import glob
 import re
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from wfcli.core.bounded import parse_json
+from wfcli.core.columns import MOST_CLASSES
+from wfcli.core.paths import is_there, local_path
 from wfcli.core.tables import Table, quiet
 from wfcli.errors import DataError
 
@@ -36,11 +40,11 @@ def open_table(source: str, labelled: bool = True) -> Table:
     Raises:
         DataError: there is no such dataset, or nothing in it that can be read.
     """
-    path = Path(source).expanduser()
     if source.startswith("hf:"):
         if not HUB_ID.fullmatch(source[3:]):
             raise DataError(f"data {source}: not a name on the Hub", hint=f"use {SPELLINGS}")
         return _open_hub(source[3:], spelled_out=True)
+    path = local_path(source, DataError)
     if path.is_dir():
         return _open_folder(path, labelled)
     # Where the parent folder is there, it is a path with a typing error, and is not looked for on the Hub.
@@ -52,8 +56,8 @@ def open_table(source: str, labelled: bool = True) -> Table:
 
 def same_dataset(one: str, other: str) -> bool:
     """Tell whether two things a user types are one dataset, whatever their spelling."""
-    paths = [Path(text).expanduser() for text in (one, other)]
-    if all(path.exists() for path in paths):
+    paths = [local_path(text, DataError) for text in (one, other)]
+    if all(map(is_there, paths)):
         return paths[0].samefile(paths[1])
     return one.removeprefix("hf:") == other.removeprefix("hf:")
 
@@ -64,15 +68,21 @@ def _open_folder(path: Path, labelled: bool) -> Table:
         return _open_parquet(path, parquet, labelled)
     folders = {SPLIT_NAMES[f.name.lower()]: f for f in sorted(path.iterdir()) if f.name.lower() in SPLIT_NAMES}
     if not labelled and (_holds_images(path.iterdir()) or (not folders and _holds_images(path.rglob("*")))):
-        return _local_table("imagefolder", path, {"train": [_everything_in(path)]}, drop_labels=True)
+        return _local_table(
+            "imagefolder", path, {"train": [_everything_in(path)]}, drop_labels=True, drop_metadata=True
+        )
     if not folders:
         raise DataError(
             f"data {path}: neither parquet files nor the folders of an image dataset",
             hint="expected train-*.parquet and test-*.parquet, or train/CLASS/IMAGE and test/CLASS/IMAGE",
         )
-    return _local_table(
-        "imagefolder", path, {split: [_everything_in(f)] for split, f in folders.items()}, drop_labels=False
-    )
+    return _open_images(path, folders, drop_labels=False)
+
+
+def _open_images(path: Path, folders: dict[str, Path], drop_labels: bool) -> Table:
+    # Metadata files beside the images are left alone: they could name any file of this machine.
+    everything = {split: [_everything_in(folder)] for split, folder in folders.items()}
+    return _local_table("imagefolder", path, everything, drop_labels=drop_labels, drop_metadata=True)
 
 
 def _holds_images(files: Iterable[Path]) -> bool:
@@ -101,7 +111,34 @@ def _open_parquet(path: Path, files: list[Path], labelled: bool) -> Table:
             f"data {path}: no parquet file is named after a split: {', '.join(f.name for f in files[:5])}",
             hint="expected names like train-00000-of-00001.parquet, test-*, validation-*",
         )
-    return _local_table("parquet", path, by_split)
+    for split, named in by_split.items():
+        _check_description(Path(named[0]), f"data {path}: {split}")
+    return replace(_local_table("parquet", path, by_split), own_files=False)
+
+
+def _check_description(file: Path, where: str) -> None:
+    """Look at what a parquet file says of its columns, before `datasets` does as it says.
+
+    Raises:
+        DataError: so many classes that their names alone would fill the memory, or a file of names.
+    """
+    from pyarrow import parquet
+
+    with quiet(where.removeprefix("data ")):
+        told = (parquet.read_schema(file).metadata or {}).get(b"huggingface", b"null")
+        waiting: list[Any] = [parse_json(told)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            count = value.get("num_classes", 0)
+            if "names_file" in value or not isinstance(count, int) or count > MOST_CLASSES:
+                raise DataError(
+                    f"{where}: {file.name}: describes classes by a file, or more than {MOST_CLASSES:,} of them",
+                    hint="give the classes by their names, or as plain numbers",
+                )
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def _local_table(kind: str, path: Path, files: dict[str, list[str]], **options: Any) -> Table:

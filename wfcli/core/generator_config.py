@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wfcli.core.blocks import Attention
+from wfcli.core.blocks import ATTENTIONS, Attention
+from wfcli.core.forms import misfit
 
 FORMAT = 1  # of the generator's files; raised when an older wfcli could not read them
 
@@ -68,8 +69,38 @@ class WeightFormerConfig:
     trained_on: tuple[str, ...] = ()  # architecture labels, for messages and the card
 
 
+MOST_BLOCKS = 64
+MOST_WIDTH = 1 << 16
+MOST_FAN_IN = 1 << 24
+FORM = {
+    "format?": int,
+    "preset?": str,
+    **dict.fromkeys(("width?", "cross_tokens?", "blocks?", "heads?"), int),
+    "attention?": str,
+    "mask?": bool,
+    "flow?": bool,
+    "raw_widths?": [int],
+    "norms?": [str],
+    "relations?": [str],
+    "knowledge?": [str],
+    "trained_on?": [str],
+    "frame?": (
+        {"architecture": str, "class_names": [str], "shapes": {"*": [int]}, "anchors": [str], "base?": str},
+        None,
+    ),
+}
+
+
 def config_from_dict(raw: Mapping[str, Any]) -> WeightFormerConfig:
-    """Rebuild the config from its JSON form (lists become tuples, the frame its own dataclass)."""
+    """Rebuild the config from its JSON form (lists become tuples, the frame its own dataclass).
+
+    Raises:
+        ValueError: it has not that form, or a size that no generator has.
+    """
+    if problem := misfit(raw, FORM):
+        raise ValueError(problem)
+    if unknown := sorted(set(raw) - {name.removesuffix("?") for name in FORM}):
+        raise ValueError(f"unknown field {unknown[0]!r}")
     fields = dict(raw)
     frame = fields.get("frame")
     if frame is not None:
@@ -84,4 +115,23 @@ def config_from_dict(raw: Mapping[str, Any]) -> WeightFormerConfig:
         fields[key] = tuple(fields.get(key, ()))
     if "relations" in fields:
         fields["relations"] = tuple(fields["relations"])
-    return WeightFormerConfig(**fields)
+    config = WeightFormerConfig(**fields)
+    _check_sizes(config)
+    return config
+
+
+def _check_sizes(config: WeightFormerConfig) -> None:
+    """Refuse what cannot be built, before anything is: a number is written more quickly than its layers are made."""
+    limits = {"width": MOST_WIDTH, "cross_tokens": MOST_WIDTH, "blocks": MOST_BLOCKS, "heads": MOST_WIDTH}
+    sizes = [(name, getattr(config, name), most) for name, most in limits.items()]
+    sizes += [("raw_widths", width, MOST_FAN_IN) for width in config.raw_widths]
+    for name, got, most in sizes:
+        if not 1 <= got <= most:
+            raise ValueError(f"{name}: got {got}, expected 1 to {most}")
+    if config.width % config.heads:
+        raise ValueError(f"heads: got {config.heads}, which does not divide the width {config.width}")
+    if config.attention not in ATTENTIONS:
+        raise ValueError(f"attention: got {config.attention!r}, expected one of {', '.join(ATTENTIONS)}")
+    for name, shape in config.frame.shapes.items() if config.frame else ():
+        if not name or not all(size >= 1 for size in shape):
+            raise ValueError(f"frame.shapes: got {shape} for {name!r}, expected sizes of 1 and more")

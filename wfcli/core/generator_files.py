@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from wfcli.core.bounded import read_json
 from wfcli.core.checkpoint import open_checkpoint, save_state
 from wfcli.core.generator import WeightFormer
-from wfcli.core.generator_config import FORMAT, config_from_dict
+from wfcli.core.generator_config import FORMAT, WeightFormerConfig, config_from_dict
 from wfcli.core.outputs import atomic_path, write_json
 from wfcli.errors import CheckpointError, GeneratorError
 
@@ -16,6 +20,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
 RESUME = "resume.pt"  # of a training that goes on, until all the others are in their places
+MOST_CONFIG = 1 << 20  # bytes; that of a deep net's prior has 50,000
 
 
 def save_generator(folder: Path, generator: WeightFormer, card: str) -> str:
@@ -38,15 +43,7 @@ def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
     Raises:
         GeneratorError: a file is missing or damaged, the format is of a newer wfcli, or weights and config do not fit.
     """
-    try:
-        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GeneratorError(
-            f"{name}: no readable {CONFIG} ({error.strerror})",
-            hint="a generator is a folder written by wfcli train-generator",
-        ) from error
-    except ValueError as error:
-        raise _no_generator(name, error) from error
+    raw = _read_config(folder, name)
     try:
         weights = open_checkpoint(folder / WEIGHTS, f"{name}/{WEIGHTS}")
     except CheckpointError as error:
@@ -54,33 +51,56 @@ def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
     own = (weights.provenance or {}).get("config")
     if own is not None and (folder / RESUME).exists():  # a training that was killed had begun to write its own
         raw = own
-    try:
-        got = raw.get("format")
-        if got != FORMAT:
-            raise GeneratorError(
-                f"{name}: {CONFIG}: got format {got!r}, expected {FORMAT}",
-                hint="update wfcli, or train the generator again",
-            )
-        generator = WeightFormer(config_from_dict(raw))
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise _no_generator(name, error) from error
-    expected = {key: tuple(tensor.shape) for key, tensor in generator.state_dict().items()}
+    config, expected = _describe(raw, name)
     found = {key: spec.shape for key, spec in weights.specs.items()}
     problems = [
         f"{name}: {WEIGHTS}: {key}: got {found.get(key, 'nothing')}, expected {expected.get(key, 'nothing')}"
         for key in sorted(expected.keys() | found.keys())
         if expected.get(key) != found.get(key)
     ]
-    if not problems and own is not None and own != raw:
+    if not problems and isinstance(own, dict) and own != raw:
         other = ", ".join(sorted(key for key in {*own, *raw} if own.get(key) != raw.get(key)))
         problems = [f"{name}: {CONFIG}: another {other} than {WEIGHTS} was written with"]
     if problems:
         raise GeneratorError(*problems[:10], hint=f"{CONFIG} and {WEIGHTS} are of two different generators")
+    generator = WeightFormer(config)
     generator.load_state_dict(dict(weights))
     return generator.eval(), weights.digest()
 
 
-def _no_generator(name: str, error: Exception) -> GeneratorError:
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        raw = read_json(folder / CONFIG, MOST_CONFIG)
+    except OSError as error:
+        raise GeneratorError(
+            f"{name}: no readable {CONFIG} ({error.strerror})",
+            hint="a generator is a folder written by wfcli train-generator",
+        ) from error
+    except ValueError as error:
+        raise _no_generator(name, error) from error
+    if not isinstance(raw, dict):
+        raise _no_generator(name, f"got {type(raw).__name__}, expected an object")
+    return raw
+
+
+def _describe(raw: dict[str, Any], name: str) -> tuple[WeightFormerConfig, dict[str, tuple[int, ...]]]:
+    """Return the config, and the shape of every tensor, from a generator that takes no memory: sizes are claims."""
+    got = raw.get("format") if isinstance(raw, dict) else None
+    if got != FORMAT:
+        raise GeneratorError(
+            f"{name}: {CONFIG}: got format {reprlib.repr(got)}, expected {FORMAT}",
+            hint="update wfcli, or train the generator again",
+        )
+    try:
+        config = config_from_dict(raw)
+        with torch.device("meta"):
+            empty = WeightFormer(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise _no_generator(name, error) from error
+    return config, {key: tuple(tensor.shape) for key, tensor in empty.state_dict().items()}
+
+
+def _no_generator(name: str, error: object) -> GeneratorError:
     return GeneratorError(
         f"{name}: {CONFIG} does not describe a generator: {error}",
         hint="get the generator again, or train it again with wfcli train-generator",

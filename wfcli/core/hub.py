@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from wfcli.core.bounded import read_json
 from wfcli.core.hub_names import SPELLING, WEIGHT_FILES, HubName, explain
 from wfcli.errors import SourceError
 
@@ -177,12 +177,10 @@ def _fetch_shards(name: HubName, index: HubFile) -> None:
 def _shards(name: HubName, index: HubFile) -> list[str]:
     """Return the names in the repository of the shards that an index names."""
     try:
-        shards = sorted(
-            {str(shard) for shard in json.loads(index.path.read_text(encoding="utf-8"))["weight_map"].values()}
-        )
+        shards = sorted({str(shard) for shard in read_json(index.path)["weight_map"].values()})
         folder = index.file.rpartition("/")[0]
         return [f"{folder}/{shard}" if folder else shard for shard in shards]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(
             f"{name.text}: its index of shards has no weight_map", hint="name a file: " + SPELLING
         ) from error

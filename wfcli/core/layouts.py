@@ -133,13 +133,15 @@ def infer_width(entry: Listing, shapes: Mapping[str, Shape]) -> float | None:
     """Return the roundest `width` that gives these shapes, or None where there is none."""
     low, high = 0.0, float("inf")
     for key, dimensions in entry.tensors.items():
-        for open_, got in zip(dimensions, shapes[key], strict=False):
+        for open_, got in zip(dimensions, shapes.get(key, ()), strict=False):
             if not isinstance(open_, str) or open_ == "C":
                 continue
             factor, _, channels = open_.removesuffix("w").rpartition("*")
             unit, base = got / int(factor or 1), int(channels)
             low = max(low, (unit - entry.step / 2) / base if unit > entry.step else 0.0)
             high = min(high, (unit + entry.step / 2) / base)
+    if high == float("inf"):
+        return None
     middle = (low + high) / 2
     candidates = [round(middle * parts) / parts for parts in (1, 2, 4, 8)]  # 0.125 is rounder than 0.12
     candidates += [round(middle, digits) for digits in range(1, 7)]

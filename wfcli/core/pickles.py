@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
+import mmap
 import pickletools
 import re
+import reprlib
 import warnings
 import zipfile
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wfcli.errors import CheckpointError, unreadable
+from wfcli.core.pickle_scan import scan_pickle
+from wfcli.errors import CheckpointError, WfError, unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +22,11 @@ if TYPE_CHECKING:
 # The first of these that holds a state dict is looked into: trained weights before their moving average.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "ema", "state_dict_ema", "model_ema")
 
+LEGACY_PICKLES = 5  # in a row: magic number, protocol, machine, the object, the keys of its storages
+DEEPEST = 4  # of wrappers within wrappers
+SHARED, SLACK = 8, 1 << 24
+
+_AGAIN = "fetch or write the file again; it should come from torch.save"
 _RESAVE = (
     "in a place where you trust it, load it with torch.load(path, weights_only=False) and save its state dict with "
     "safetensors.torch.save_file"
@@ -40,19 +48,68 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
             start = file.read(8)
     except OSError as error:
         raise unreadable(path, error) from error
+    _check_before_loading(path, start)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "file an issue with PyTorch": our own message says it better
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(start))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, OSError) as error:
+        state = _unwrap(loaded)
+    except MemoryError:
+        raise
+    except Exception as error:  # the unpickler has none of its own for a damaged file: whatever comes of one
         raise _explain(path, start, error) from error
-    state = _unwrap(loaded)
     if not state:
         raise CheckpointError(
             f"{path}: holds no state dict, but {_describe(loaded)}",
             hint="save model.state_dict(), best as safetensors: safetensors.torch.save_file",
         )
+    _check_claims(path, state)
     return state
+
+
+def _check_before_loading(path: Path, start: bytes) -> None:
+    """Look at the archive and at the operations of the pickles: nothing is loaded that would not end, or not fit."""
+    try:
+        if _is_zip(start):
+            with zipfile.ZipFile(path) as archive:
+                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                    raise _explain(path, start, RuntimeError("TorchScript"))
+                _check_archive(path, archive)
+                for record in archive.infolist():
+                    if record.filename.endswith("data.pkl"):
+                        scan_pickle(archive.read(record))
+        elif start:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                end = 0
+                for _ in range(LEGACY_PICKLES):
+                    end = scan_pickle(data, end)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: a pickle that is not loaded: {error}", hint=_RESAVE) from error
+    except WfError:
+        raise
+    except Exception as error:  # zipfile's own errors are of many kinds
+        raise _explain(path, start, error) from error
+
+
+def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
+    """torch.save compresses nothing: what is larger than it is in the file is a bomb, or would be read as numbers."""
+    records = archive.infolist()
+    packed = [r.filename for r in records if r.compress_type != zipfile.ZIP_STORED or r.compress_size != r.file_size]
+    total, size = sum(record.file_size for record in records), path.stat().st_size
+    if packed:
+        raise CheckpointError(f"{path}: {packed[0]}: compressed, which torch.save never does", hint=_RESAVE)
+    if total > size:
+        raise CheckpointError(f"{path}: claims {total:,} bytes of records, it has {size:,}", hint=_AGAIN)
+
+
+def _check_claims(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Tensors may share their numbers, or repeat them (`expand`); a file of a few bytes may not claim gigabytes so."""
+    odd = next((name for name, tensor in state.items() if any(side < 0 for side in tensor.shape)), None)
+    if odd is not None:
+        raise CheckpointError(f"{path}: {odd}: got shape {list(state[odd].shape)}, expected sizes", hint=_RESAVE)
+    claimed, size = sum(t.numel() * t.element_size() for t in state.values()), path.stat().st_size
+    if claimed > SHARED * size + SLACK:
+        raise CheckpointError(f"{path}: claims {claimed:,} bytes of tensors, it has {size:,}", hint=_RESAVE)
 
 
 def file_offsets(path: Path, state: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -97,22 +154,29 @@ def _is_pickle(path: Path) -> bool:
         return False
 
 
-def _unwrap(loaded: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors of the first mapping that has some, looking through the wrappers."""
+def _unwrap(loaded: Any, depth: int = DEEPEST) -> dict[str, torch.Tensor]:
+    """Return the tensors of the first dict that has some, looking through the wrappers.
+
+    By the methods of the classes: a pickle may give its objects attributes of their names.
+    """
     import torch
 
-    if not isinstance(loaded, Mapping):
+    if not isinstance(loaded, dict):
         return {}
-    for wrapper in WRAPPERS:
-        if isinstance(loaded.get(wrapper), Mapping) and (state := _unwrap(loaded[wrapper])):
+    for wrapper in WRAPPERS if depth else ():
+        if state := _unwrap(dict.get(loaded, wrapper), depth - 1):
             return state
-    return {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor) and isinstance(name, str)}
+    return {
+        name: torch.Tensor.detach(value)
+        for name, value in dict.items(loaded)
+        if isinstance(value, torch.Tensor) and isinstance(name, str)
+    }
 
 
 def _describe(loaded: Any) -> str:
-    if not isinstance(loaded, Mapping):
+    if not isinstance(loaded, dict):
         return f"a {type(loaded).__name__}"
-    names = [str(name) for name in loaded]
+    names = [name if isinstance(name, str) else reprlib.repr(name) for name in islice(dict.keys(loaded), 9)]
     return "a dict with " + (", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing in it")
 
 
@@ -130,4 +194,4 @@ def _explain(path: Path, start: bytes, error: Exception) -> CheckpointError:
     if "Unsupported operand" in text and _is_pickle(path):
         return CheckpointError(f"{path}: a plain pickle, which may run code: not loaded", hint=_RESAVE)
     what = "truncated or damaged" if _is_zip(start) else "empty" if not start else "truncated, or not of torch.save"
-    return CheckpointError(f"{path}: {what}", hint="fetch or write the file again; it should come from torch.save")
+    return CheckpointError(f"{path}: {what}", hint=_AGAIN)

@@ -10,18 +10,22 @@ be read, and writes only what is in memory all at once. Format: https://github.c
 
 from __future__ import annotations
 
-import json
 import math
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wfcli.core.bounded import parse_json
 from wfcli.errors import CheckpointError, unreadable
 
 if TYPE_CHECKING:
     import torch
 
-MAX_HEADER = 100_000_000  # bytes; the library's own limit
+# Bytes. The library's own limit is 100 MB, which as JSON may take gigabytes; ten thousand tensors have one of 1 MB.
+MAX_HEADER = 1 << 24
+MOST_AXES = 64  # NumPy's limit
+MOST_NUMBERS = 2**63 - 1  # that fit an int64
 
 # safetensors name -> (torch name, bytes). The 4 and 6 bit floats are left out: no vision checkpoint has them.
 TORCH_DTYPES: dict[str, tuple[str, int]] = {
@@ -93,17 +97,20 @@ def read_header(path: Path) -> Header:
         CheckpointError: the file is missing, truncated, or not a safetensors file; names every bad tensor.
     """
     try:
-        size = path.stat().st_size
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            raise CheckpointError(f"{path}: is not a plain file", hint="put the file itself there")
+        size = found.st_size
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(8) if size else b""  # one of the kernel's has no size, and may have no end
             length = int.from_bytes(start, "little")
             text = file.read(length) if length <= MAX_HEADER else b""
     except OSError as error:
         raise unreadable(path, error) from error
     _check_start(path, start, length, size, text)
     try:
-        fields = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:  # json's, unicode's and _unique_keys' errors are ValueErrors
+        fields = parse_json(text)
+    except ValueError as error:
         raise CheckpointError(f"{path}: its header is not valid JSON ({error})", hint=_DAMAGED) from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path}: its header is not a JSON object", hint=_DAMAGED)
@@ -134,13 +141,6 @@ def _check_start(path: Path, start: bytes, length: int, size: int, text: bytes) 
         )
     if length > MAX_HEADER or not text.startswith(b"{"):
         raise CheckpointError(f"{path}: not a safetensors file", hint="give .safetensors, .pt, .pth or .bin")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a name stands there twice")
-    return fields
 
 
 def _check_tensors(path: Path, fields: dict[str, Any], available: int) -> tuple[dict[str, TensorSpec], dict[str, int]]:
@@ -180,6 +180,10 @@ def _parse_tensor(field: Any) -> tuple[TensorSpec, int]:
         raise ValueError(f"got shape {shape!r}, expected a list of sizes")
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise ValueError(f"got data_offsets {offsets!r}, expected [begin, end]")
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"got a shape of {len(shape):,} axes, expected {MOST_AXES} at most")
+    if math.prod(size or 1 for size in shape) > MOST_NUMBERS:  # no tensor can be made of it, though it be empty
+        raise ValueError(f"got shape {shape!r}, expected one of {MOST_NUMBERS:,} numbers at most")
     spec = TensorSpec(tuple(shape), dtype)
     if offsets[1] - offsets[0] != spec.size:
         raise ValueError(f"got {offsets[1] - offsets[0]} bytes, expected {spec.size} for {dtype} {list(shape)}")

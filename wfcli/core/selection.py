@@ -16,7 +16,7 @@ def parse_selection(text: str, count: int, *, option: str, noun: str, plural: st
     chosen: list[int] = []
     problems = []
     for item in map(str.strip, text.split(",")):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", item)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
             problems.append(f"{option} {text}: {item!r} is neither a {noun} number nor a range")

@@ -7,14 +7,15 @@ its name last.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wfcli.core.bounded import read_json
 from wfcli.core.digests import file_digest
+from wfcli.core.forms import misfit
 from wfcli.core.leftovers import one_at_a_time
 from wfcli.core.outputs import INDEX_SUFFIX, SUFFIX, sync, temporary_file, write_json
 from wfcli.core.safetensors_io import TensorSpec
@@ -127,14 +128,18 @@ def read_index(index: Path) -> dict[str, str]:
         CheckpointError: it cannot be read, or is no index.
     """
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        pairs = {str(key): str(shard) for key, shard in weight_map.items()}
+        found = read_json(index)
     except OSError as error:
         raise unreadable(index, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(
-            f"{index}: not an index of shards: no weight_map", hint="fetch the index again"
+            f"{index}: not an index of shards with a weight_map ({error})", hint="fetch the index again"
         ) from error
+    if problem := misfit(found, {"weight_map": {"*": str}}):
+        raise CheckpointError(
+            f"{index}: not an index of shards with a weight_map: {problem}", hint="fetch the index again"
+        )
+    pairs: dict[str, str] = found["weight_map"]
     outside = sorted({shard for shard in pairs.values() if shard in ("", ".", "..") or "/" in shard or "\\" in shard})
     if outside:
         raise CheckpointError(

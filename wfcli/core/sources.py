@@ -16,6 +16,7 @@ from pathlib import Path
 from wfcli.core.checkpoint import INDEX_SUFFIX, PICKLE_SUFFIXES
 from wfcli.core.hub import GENERATOR_FILES, fetch_generator, fetch_matching, fetch_weights
 from wfcli.core.hub_names import SPELLING, parse_hub_name
+from wfcli.core.paths import local_path
 from wfcli.core.pretrained import BASE, find_files, list_pretrained
 from wfcli.errors import Problems, SourceError
 
@@ -201,7 +202,7 @@ def _suggest_neighbour(path: Path) -> str:
 
 
 def _local(text: str) -> Path:
-    return Path(text).expanduser()
+    return local_path(text)
 
 
 def _base_name(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from wfcli.core.columns import check_labels, class_names, image_column, label_column, name_classes
 from wfcli.core.decode import LazyPixels, decode_all, fits_memory, native_side
-from wfcli.errors import DataError
+from wfcli.errors import DataError, WfError
 
 BATCH = 1024
 
@@ -29,6 +30,7 @@ class Table:
     features: Mapping[str, Any]
     open_split: Callable[[str, list[str], bool], Any]
     flip: bool = True
+    own_files: bool = True  # an image may stand in a file of its own, which the table names
 
     def labels(self, split: str, column: str | None) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the class numbers of a split, int64 [rows], and the names of all classes.
@@ -85,7 +87,7 @@ class Table:
         for batch in self._batches(split, column):
             first, last = np.searchsorted(rows, [start, start + batch.num_rows])
             if last > first:
-                yield batch.take(rows[first:last] - start).column(column).to_pylist()
+                yield self._images(batch.take(rows[first:last] - start), column)
             start += batch.num_rows
 
     def _batches(self, split: str, column: str) -> Iterator[Any]:
@@ -96,7 +98,12 @@ class Table:
         """Return a function that reads one column at given rows. Local files go to the Hugging Face cache."""
         with quiet(self.name):
             rows = self.open_split(split, [column], False).with_format("arrow")
-        return lambda numbers: list(rows[numbers].column(column).to_pylist())
+        return lambda numbers: self._images(rows[numbers], column)
+
+    def _images(self, batch: Any, column: str) -> list[Any]:
+        """Return encoded images; a parquet file may bring them, but not name other files of this machine."""
+        cells: list[Any] = batch.column(column).to_pylist()
+        return cells if self.own_files else [{**c, "path": None} if isinstance(c, dict) else c for c in cells]
 
 
 @contextmanager
@@ -109,10 +116,12 @@ def quiet(name: str) -> Iterator[None]:
     loggers = [(module, module.get_verbosity()) for module in (datasets.utils.logging, hub_logging)]
     datasets.utils.disable_progress_bars()
     for module, _ in loggers:
-        module.set_verbosity_error()
+        module.set_verbosity(logging.CRITICAL)  # what fails is told by our error
     try:
         yield
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except WfError:
+        raise
+    except Exception as error:  # datasets, Arrow and the Hub's client have many errors for what cannot be read
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         hint = "check the connection, or download the dataset and give its folder"
         raise DataError(f"data {name}: {reason}", hint=hint if name.startswith("hf:") else None) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +11,8 @@ from typing import Any
 
 from wfcli.core.architecture_names import ArchArg, Architecture, find_architecture
 from wfcli.core.architectures import SHAPELESS_ARGS, InputConfig, build_model, input_config
+from wfcli.core.bounded import read_json
+from wfcli.core.forms import ANYTHING, misfit
 from wfcli.core.layouts import tables
 from wfcli.errors import ArchitectureError
 
@@ -20,6 +23,13 @@ OTHERS = ("tag", "license", "origin_url", "paper_ids", "paper_name", "notes", "d
 PREPARED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
 CONFIG = "config.json"
 HINT = "give --arch and --arch-arg"
+MOST_CONFIG = 1 << 22  # bytes: labels of 20,000 classes, with their descriptions
+FORM = {
+    "architecture": str,
+    "model_args?": ({"*": ANYTHING}, None),
+    "pretrained_cfg?": ({"tag?": (str, None), "*": ANYTHING}, None),
+    "tag?": (str, None),
+}
 
 
 def timm_config(arch: Architecture, num_classes: int, label_names: Sequence[str] | None) -> dict[str, Any]:
@@ -43,6 +53,21 @@ def timm_config(arch: Architecture, num_classes: int, label_names: Sequence[str]
     return config
 
 
+def architecture_in(file: Path, what: str) -> tuple[Architecture, str | None] | None:
+    """Read the architecture from a config.json, as `read_architecture` does from what is in it.
+
+    Raises:
+        ArchitectureError: it is not JSON, or names a net that cannot be built.
+    """
+    try:
+        config = read_json(file, MOST_CONFIG)
+    except OSError as error:
+        raise ArchitectureError(f"{what}: cannot be read ({error.strerror})", hint=HINT) from error
+    except ValueError as error:
+        raise ArchitectureError(f"{what}: is not JSON ({error})", hint=HINT) from error
+    return read_architecture(config, what)
+
+
 def read_architecture(config: Any, what: str) -> tuple[Architecture, str | None] | None:
     """Return the architecture that a config.json names, and a warning where its images are prepared otherwise.
 
@@ -53,6 +78,8 @@ def read_architecture(config: Any, what: str) -> tuple[Architecture, str | None]
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("architecture"), str):
         return None
+    if problem := misfit(config, FORM):
+        raise ArchitectureError(f"{what}: {problem}", hint=HINT)
     try:
         plain = find_architecture(config["architecture"], _plain_args(config, what))
         wanted = _prepared(config)
@@ -71,7 +98,7 @@ def _plain_args(config: Mapping[str, Any], what: str) -> dict[str, ArchArg]:
     name, args = config["architecture"], dict(config.get("model_args") or {})
     args.pop("num_classes", None)  # read from the head
     size = args.get("img_size")
-    if isinstance(size, list) and len(set(size)) == 1:
+    if isinstance(size, list) and size and size.count(size[0]) == len(size):
         args["img_size"] = size[0]
     if args.get("img_size") is not None and args["img_size"] == input_config(find_architecture(name)).size:
         del args["img_size"]
@@ -81,7 +108,8 @@ def _plain_args(config: Mapping[str, Any], what: str) -> dict[str, ArchArg]:
         del args["global_pool"]
     args = {key: value for key, value in args.items() if value is not None}
     if wrong := [key for key, value in args.items() if not isinstance(value, str | int | float | bool)]:
-        raise ArchitectureError(*(f"model_args: {key}: got {args[key]}, expected one value" for key in wrong))
+        got = {key: reprlib.repr(args[key]) for key in wrong}
+        raise ArchitectureError(*(f"model_args: {key}: got {text}, expected one value" for key, text in got.items()))
     return args
 
 
@@ -92,11 +120,11 @@ def _usual_pool(arch: Architecture) -> str | None:
 
 def _prepared(config: Mapping[str, Any]) -> InputConfig | None:
     """Return how the config wants images prepared, where it says so."""
-    said = config.get("pretrained_cfg", config)
+    said = config.get("pretrained_cfg") or config
     try:
         (r, g, b), (dr, dg, db) = (map(float, said[key]) for key in ("mean", "std"))
         return InputConfig(int(said["input_size"][-1]), (r, g, b), (dr, dg, db))
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         return None
 
 
@@ -106,7 +134,7 @@ def _candidates(plain: Architecture, config: Mapping[str, Any]) -> Iterator[Arch
     for alias in tables().aliases.values():
         if alias.timm_name == plain.timm_name:
             yield find_architecture(alias.name, dict(plain.args))
-    tag = config.get("pretrained_cfg", config).get("tag")
+    tag = (config.get("pretrained_cfg") or config).get("tag")
     if tag:
         try:
             yield find_architecture(f"{plain.name}.{tag}", dict(plain.args))

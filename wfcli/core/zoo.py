@@ -6,19 +6,42 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wfcli.core.architectures import Architecture, find_architecture
+from wfcli.core.bounded import read_json
 from wfcli.core.data import DataSpec
+from wfcli.core.forms import ANYTHING, misfit
+from wfcli.core.paths import is_file, is_there, local_path
+from wfcli.core.records import ARCHITECTURE
 from wfcli.errors import CheckpointError, SourceError
 
 FORMAT = 1
 FILE = "zoo.json"
+FORM = {
+    "format": int,
+    "architecture": {**ARCHITECTURE, "args": {"*": (str, float, bool)}},
+    "data": {"source": str, "label_column": (str, None), "classes": (str, None)},
+    "class_names": [str],
+    "base": ({"name": str, "sha256": str, "*": str}, None),
+    "shares": {"kind": str, "*": ANYTHING},
+    "teachers": [
+        {
+            "file": str,
+            "sha256": str,
+            "images": (str, [int]),
+            "class_counts": [int],
+            "recipe": {"*": ANYTHING},
+            "top1": float,
+            "seed": int,
+        }
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +84,7 @@ def find_zoos(text: str) -> tuple[Path, ...]:
     Raises:
         SourceError: a glob that no zoo matches.
     """
-    if Path(text).exists() or not glob.has_magic(text):
+    if local_path(text).exists() or not glob.has_magic(text):
         return (Path(text),)
     matches = map(Path, sorted(glob.glob(text)))  # noqa: PTH207 (absolute too)
     found = tuple(folder for folder in matches if (folder / FILE).is_file())
@@ -82,15 +105,18 @@ def read_zoo(folder: Path | str) -> Zoo:
     if not path.is_file():
         raise SourceError(f"{folder}: no {FILE} there", hint="a zoo is a folder written by wfcli train-teachers")
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
+        written = read_json(path)
         if not isinstance(written, dict) or written.get("format") != FORMAT:
             got = written.get("format") if isinstance(written, dict) else type(written).__name__
-            raise SourceError(f"{path}: got format {got!r}, expected {FORMAT}", hint="make the zoo again")
+            raise SourceError(f"{path}: got format {reprlib.repr(got)}, expected {FORMAT}", hint="make the zoo again")
+        if problem := misfit(written, FORM):
+            raise ValueError(problem)
         zoo = _zoo_from_json(folder, written)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        message = f"{path}: damaged ({type(error).__name__}: {error})"
-        raise SourceError(message, hint="run wfcli train-teachers again") from error
-    missing = [f"{path}: not there, though {FILE} names it" for path in zoo.paths if not path.is_file()]
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})", hint="check the file") from error
+    except ValueError as error:
+        raise SourceError(f"{path}: damaged ({error})", hint="run wfcli train-teachers again") from error
+    missing = [f"{path}: not there, though {FILE} names it" for path in zoo.paths if not is_file(path)]
     if missing:
         raise CheckpointError(*missing, hint="run the same wfcli train-teachers again: it makes only what is missing")
     return zoo
@@ -110,12 +136,14 @@ def _zoo_from_json(folder: Path, written: Mapping[str, Any]) -> Zoo:
 
 
 def _teacher_from_json(entry: Mapping[str, Any]) -> ZooTeacher:
-    file = str(entry["file"])
+    file, images = entry["file"], entry["images"]
     if PurePosixPath(file).name != file:
         raise ValueError(f"the teacher {file!r} is not a plain file name")
-    images = None if entry["images"] == "all" else tuple(int(i) for i in entry["images"])
-    counts = tuple(int(n) for n in entry["class_counts"])
-    return ZooTeacher(file, entry["sha256"], images, counts, entry["recipe"], float(entry["top1"]), int(entry["seed"]))
+    if isinstance(images, str) and images != "all":
+        raise ValueError(f"the teacher {file!r}: images: got {images!r}, expected all or a list of numbers")
+    chosen = None if images == "all" else tuple(images)
+    counts = tuple(entry["class_counts"])
+    return ZooTeacher(file, entry["sha256"], chosen, counts, entry["recipe"], float(entry["top1"]), entry["seed"])
 
 
 def zoo_to_json(zoo: Zoo) -> dict[str, Any]:
@@ -148,7 +176,7 @@ def zoo_to_json(zoo: Zoo) -> dict[str, Any]:
 
 def relative_source(source: str, folder: Path) -> str:
     """Spell a local data folder relative to `folder` (it then starts with a dot); names of datasets stay."""
-    if source == "digits" or source.startswith("hf:") or not Path(source).exists():
+    if source == "digits" or source.startswith("hf:") or not is_there(source):
         return source
     relative = Path(os.path.relpath(Path(source).resolve(), folder.resolve())).as_posix()
     return relative if relative.startswith("..") else f"./{relative}"

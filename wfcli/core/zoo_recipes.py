@@ -27,7 +27,6 @@ The other keys of `[base]` and `[[zoo]]` are options of `wfcli train-teachers`.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +35,10 @@ from typing import Any
 import numpy as np
 
 from wfcli.core.architectures import Architecture, find_architecture
+from wfcli.core.bounded import read_toml
+from wfcli.core.paths import is_there
 from wfcli.core.selection import parse_selection
 from wfcli.errors import DataError, Problems, SourceError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 NUMBER, TEXT, FLAG = (int, float), (str,), (bool,)
 # Option of a zoo -> types it may have, as in `TrainTeachersConfig`.
@@ -105,10 +101,10 @@ def read_zoo_recipe(path: Path) -> ZooRecipe:
         ArchitectureError: an unknown architecture.
     """
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
+        written = read_toml(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})", hint="give a zoo recipe in TOML") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SourceError(f"{path}: is not TOML ({error})", hint="see examples/zoos for recipes") from error
     problems = Problems()
     with problems:
@@ -144,7 +140,7 @@ def read_zoo_recipe(path: Path) -> ZooRecipe:
 
 def _from_file(path: Path, source: str | None) -> str | None:
     """Return a source as the recipe at `path` means it: relative to the recipe, where there is such a file."""
-    return str(path.parent / source) if source and (path.parent / source).exists() else source
+    return str(path.parent / source) if source and is_there(path.parent / source) else source
 
 
 def _check_keys(

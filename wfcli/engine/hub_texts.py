@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from wfcli.core.architectures import Layout, input_config
+from wfcli.core.bounded import read_json
 from wfcli.core.checkpoint import Checkpoint
+from wfcli.core.forms import misfit
 from wfcli.core.hub_cards import TASK, Measured
+from wfcli.core.paths import is_there
 from wfcli.core.zoo import Zoo
 from wfcli.engine.recipe import as_toml
 from wfcli.errors import WfError
@@ -20,12 +23,18 @@ HUB_NAME = re.compile(r"(?:hf:)?([\w-][\w.-]*/[\w.-]+)")
 GENERATOR = {"library_name": "wfcli", "tags": ["wfcli", "model-merging", "weightformer"]}
 METRICS = (("accuracy", "top-1", "top1"), ("nll", "negative log-likelihood", "nll"), ("ece", "ECE", "ece"))
 SMALL = "_cifar"  # wfcli's own nets end so
+FIGURE = (float, None)  # null: not finite
+COMPARISON = {
+    "data": str,
+    "split": str,
+    "rows": [{"kind": str, "name": str, **dict.fromkeys(("top1", "nll", "ece"), FIGURE)}],
+}
 
 
 def student_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the metadata of a student: library, tags, the models and datasets of the Hub that it is made from."""
     made = checkpoint.provenance or {}
-    origins = [*_sources(made), *([made["base"]] if isinstance(made.get("base"), dict) else [])]
+    origins = [*_sources(made), *([made["base"]] if "base" in made else [])]
     bases = sorted({_repository(source) for source in origins if "revision" in source})
     verb = made.get("verb")
     relation = "merge" if verb == "fuse" else "finetune"
@@ -67,7 +76,7 @@ def student_text(repo: str, checkpoint: Checkpoint, layout: Layout, measured: Me
         "## Made from",
         "",
         *(_source_line(source) for source in _sources(made)),
-        *([_source_line(made["base"]) + ", the base"] if isinstance(made.get("base"), dict) else []),
+        *([_source_line(made["base"]) + ", the base"] if "base" in made else []),
         *(_source_line(source) + ", a teacher" for source in made.get("teachers") or []),
         "",
         *_again(made, checkpoint.path.name.removesuffix(".index.json")),
@@ -83,33 +92,33 @@ def read_metrics(file: Path, checkpoint: Checkpoint) -> Measured:
     """
     hint = "give the output of: wfcli eval STUDENT --data D --json"
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        digest = found.get("digest")
-        table = found.get("comparison", found)
-        if table is None:
-            raise WfError(f"{file}: compares nothing: that fuse had no --data", hint=hint)
-        rows = [row for row in table["rows"] if row["kind"] == "checkpoint"]
-        named = [row for row in rows if row["name"].rpartition("/")[2] == checkpoint.path.name]
-        data, split = str(table["data"]), str(table["split"])
-        values = [tuple((kind, title, row[key]) for kind, title, key in METRICS) for row in named]
+        found = read_json(file)
     except OSError as error:
         raise WfError(f"{file}: cannot be read ({error.strerror})", hint=hint) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WfError(f"{file}: is not the JSON of wfcli eval or wfcli fuse", hint=hint) from error
+    except ValueError as error:
+        raise WfError(f"{file}: is not the JSON of wfcli eval or wfcli fuse ({error})", hint=hint) from error
+    digest, table = (found.get("digest"), found.get("comparison", found)) if isinstance(found, dict) else (None, found)
+    if table is None:
+        raise WfError(f"{file}: compares nothing: that fuse had no --data", hint=hint)
+    if problem := misfit(table, COMPARISON):
+        raise WfError(f"{file}: is not the JSON of wfcli eval or wfcli fuse: {problem}", hint=hint)
+    rows = [row for row in table["rows"] if row["kind"] == "checkpoint"]
+    named = [row for row in rows if row["name"].rpartition("/")[2] == checkpoint.path.name]
+    data, split = table["data"], table["split"]
     if digest is not None and digest != checkpoint.digest():
         got = f"sha256 {str(digest)[:12]}, {checkpoint.name} has {checkpoint.digest()[:12]}"
         raise WfError(f"{file}: is about another student: {got}", hint=hint)
     if len(named) != 1:
         names = ", ".join(str(row["name"]) for row in rows) or "none"
         raise WfError(f"{file}: expected one row of {checkpoint.path.name}, got {len(named)} of: {names}", hint=hint)
-    told = tuple((kind, title, float(value)) for kind, title, value in values[0] if value is not None)
+    told = tuple((kind, title, float(named[0][key])) for kind, title, key in METRICS if named[0][key] is not None)
     return Measured(_dataset_name(data.partition(" (classes ")[0]), split, told)
 
 
 def zoo_metadata(zoo: Zoo) -> dict[str, Any]:
     """Return the metadata of a zoo."""
     data = HUB_NAME.fullmatch(zoo.data.source)
-    known = data is not None and not Path(zoo.data.source).exists()
+    known = data is not None and not is_there(zoo.data.source)
     return {
         "library_name": "wfcli",
         "tags": ["wfcli", "model-merging", "zoo"],
@@ -145,7 +154,7 @@ def zoo_text(repo: str, zoo: Zoo) -> str:
 
 
 def _sources(made: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [source for source in made.get("sources") or [] if isinstance(source, dict)]
+    return made.get("sources") or []
 
 
 def _repository(source: Mapping[str, Any]) -> str:
@@ -160,8 +169,8 @@ def _source_line(source: Mapping[str, Any]) -> str:
 def _datasets(made: Mapping[str, Any]) -> list[str]:
     """Return the datasets of the Hub that are on record; local ones stand there by their base names."""
     data, recipe = made.get("data"), made.get("recipe")
-    named: Sequence[Any] = [data.get("source")] if isinstance(data, dict) else []
-    if isinstance(recipe, dict):
+    named: Sequence[Any] = [data["source"]] if data else []
+    if recipe:
         named = [*named, recipe.get("data"), recipe.get("unlabelled")]
     found = [HUB_NAME.fullmatch(name) for name in named if isinstance(name, str)]
     return list(dict.fromkeys(name[1] for name in found if name is not None))
@@ -170,7 +179,7 @@ def _datasets(made: Mapping[str, Any]) -> list[str]:
 def _dataset_name(source: str) -> str:
     """Name a dataset: of a folder on this machine, its base name."""
     found = HUB_NAME.fullmatch(source)
-    if found is not None and not Path(source).exists():
+    if found is not None and not is_there(source):
         return found[1]
     return Path(source).name or source
 

@@ -171,7 +171,7 @@ def _describe(checkpoint: Checkpoint) -> Entry:
 def _recognise(checkpoint: Checkpoint) -> tuple[str | None, Layout | None]:
     """Believe the provenance where its architecture fits the tensors, else guess from them."""
     written = (checkpoint.provenance or {}).get("architecture")
-    if isinstance(written, dict) and isinstance(written.get("name"), str) and isinstance(written.get("args", {}), dict):
+    if written is not None:
         try:
             arch = find_architecture(written["name"], written.get("args", {}))
             return arch.label, match_layout(arch, checkpoint.specs, checkpoint.name)

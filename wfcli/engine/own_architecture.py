@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from wfcli.core.checkpoint import PICKLE_SUFFIXES, open_checkpoint
 from wfcli.core.hub import HubFile, fetch_beside, fetch_matching, fetch_weights
 from wfcli.core.hub_names import HubName, parse_hub_name
 from wfcli.core.sources import SUFFIXES, resolve_sources
-from wfcli.core.timm_config import CONFIG, read_architecture
+from wfcli.core.timm_config import CONFIG, architecture_in
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.errors import ArchitectureError, Problems
 
@@ -77,12 +76,7 @@ def _read_config(name: HubName, weights: HubFile, hooks: Hooks) -> Architecture 
     file = fetch_beside(name, weights, CONFIG)
     if file is None:
         return None
-    what = f"{name.text}: {CONFIG}"
-    try:
-        config = json.loads(file.path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ArchitectureError(f"{what}: is not JSON ({error})", hint=HINT) from error
-    told = read_architecture(config, what)
+    told = architecture_in(file.path, f"{name.text}: {CONFIG}")
     if told is None:
         return None
     arch, warning = told
@@ -96,7 +90,4 @@ def _read_header(path: Path, name: str) -> Architecture | None:
     if path.suffix in PICKLE_SUFFIXES:
         return None
     written = (open_checkpoint(path, name).provenance or {}).get("architecture")
-    if not isinstance(written, dict) or not isinstance(written.get("name"), str):
-        return None
-    args = written.get("args")
-    return find_architecture(written["name"], args if isinstance(args, dict) else {})
+    return None if written is None else find_architecture(written["name"], written.get("args"))

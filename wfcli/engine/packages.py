@@ -70,11 +70,9 @@ def pack(config: PushConfig, repo: str, folder: Path) -> Package:
 def _pack_student(config: PushConfig, repo: str, path: Path, folder: Path) -> Package:
     checkpoint = open_checkpoint(path)
     written = (checkpoint.provenance or {}).get("architecture")
-    if not isinstance(written, dict) or not isinstance(written.get("name"), str):
+    if written is None:
         raise CheckpointError(f"{checkpoint.name}: not written by wfcli: it does not say which net it is of", hint=OURS)
-    layout = match_layout(
-        find_architecture(written["name"], written.get("args") or {}), checkpoint.specs, checkpoint.name
-    )
+    layout = match_layout(find_architecture(written["name"], written.get("args")), checkpoint.specs, checkpoint.name)
     measured = None if config.metrics is None else hub_texts.read_metrics(config.metrics, checkpoint)
     checked = Finite(checkpoint)
     for key in checked:  # its weights as a whole are read before anything is sent

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import wfcli
+from wfcli.core.paths import is_there
 
 if TYPE_CHECKING:
     from wfcli.core.architectures import Architecture
@@ -34,7 +35,7 @@ def made_by(verb: str, arch: Architecture, seed: int) -> dict[str, Any]:
 
 def source_name(source: str) -> str:
     """Name a dataset: of a local folder, its base name."""
-    return Path(source).resolve().name if Path(source).exists() else source
+    return Path(source).resolve().name if is_there(source) else source
 
 
 def described(data: DataSpec) -> str:

@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from wfcli.core.checkpoint import open_checkpoint
+from wfcli.core.forms import ANYTHING, misfit
 from wfcli.core.sources import resolve_sources
 from wfcli.engine.provenance import source_name
 from wfcli.errors import CheckpointError, Problems
@@ -43,6 +44,9 @@ OPTIONS = {
     "time-budget": "time_budget",
     "seed": "seed",
 }
+FLAGS = (*OPTIONS, "data", "label-column", "classes")
+OPTION = (str, float, bool, [(str, float)])
+RECIPE = {"architecture": {"name": str, "args": {"*": ANYTHING}}, "recipe": {"*": OPTION}, "sources": [ANYTHING]}
 SOURCES = ("generator", "base", "unlabelled")  # by their base names
 
 
@@ -85,30 +89,51 @@ def read_recipes(texts: Sequence[str]) -> dict[str, str]:
                 raise CheckpointError(
                     f"{source.name}: there is no recipe in it", hint="only students of wfcli fuse have one"
                 )
-            found[source.name] = as_toml(provenance)
+            found[source.name] = _as_toml_of(source.name, provenance)
     problems.raise_all()
     return found
 
 
+def _as_toml_of(name: str, provenance: Mapping[str, Any]) -> str:
+    try:
+        return as_toml(provenance)
+    except CheckpointError as error:
+        raise CheckpointError(*(f"{name}: {problem}" for problem in error.problems), hint=error.hint) from error
+
+
 def as_toml(provenance: Mapping[str, Any]) -> str:
-    """Write the recipe in a student's provenance as the TOML that `fuse --recipe` takes."""
+    """Write the recipe in a student's provenance as the TOML that `fuse --recipe` takes.
+
+    Raises:
+        CheckpointError: it is not one that `fuse` wrote.
+    """
+    if problem := misfit(provenance, RECIPE):
+        raise CheckpointError(f"its recipe is damaged: {problem}", hint="only students of wfcli fuse have one")
+    if strange := [flag for flag in provenance["recipe"] if flag not in FLAGS]:
+        raise CheckpointError(f"its recipe names {strange[0]!r}, which is no option of fuse", hint="update wfcli")
     arch = provenance["architecture"]
-    lines = [f"arch = {json.dumps(arch['name'])}"]
+    lines = [f"arch = {_quoted(arch['name'])}"]
     if arch["args"]:
-        lines.append(f"arch-arg = {json.dumps([f'{name}={value}' for name, value in arch['args'].items()])}")
+        lines.append(f"arch-arg = {_quoted([f'{name}={value}' for name, value in arch['args'].items()])}")
     options = dict(provenance["recipe"])
     if "base" in options and "base" in provenance:
         options["base"] = _pinned(provenance["base"])
     generator = provenance.get("generator") or provenance.get("rejected") or {}
     if "generator" in options and "revision" in generator:
         options["generator"] = _pinned(generator)
-    lines += [f"{flag} = {json.dumps(value, ensure_ascii=False)}" for flag, value in options.items()]
+    lines += [f"{flag} = {_quoted(value)}" for flag, value in options.items()]
     lines.append("teachers = [")
     for source in provenance["sources"]:
         name = source["name"].removesuffix(f" ({source['sha256'][:8]})")  # which tells apart those of one name
         name = _pinned({**source, "name": name})
-        lines.append(f"  {json.dumps(name, ensure_ascii=False)},  # sha256 {source['sha256']}")
+        digest = "".join(letter for letter in source["sha256"] if letter.isalnum())  # a comment is not to end early
+        lines.append(f"  {_quoted(name)},  # sha256 {digest}")
     return "\n".join([*lines, "]"])
+
+
+def _quoted(value: Any) -> str:
+    """Write a text, a number or a list of them as TOML: as JSON, but for one letter that TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _pinned(source: Mapping[str, Any]) -> str:
