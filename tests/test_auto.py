@@ -163,7 +163,9 @@ def test_compare_writes_lines_and_what_they_say(wfcli: Cli, digits_zoo: Path, tm
     assert [float(row["test"]) for row in rows] == [line["test"] for line in found["lines"]]
 
 
-def test_compare_goes_on_where_it_stopped(wfcli: Cli, digits_zoo: Path, tmp_path: Path) -> None:
+def test_compare_goes_on_where_it_stopped(
+    wfcli: Cli, digits_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     args = ["compare", digits_zoo, *ARCH, "--counts", "2", "--seeds", "2", "--methods", "soup", "-o", out]
     assert wfcli(*args).code == 0
@@ -174,8 +176,12 @@ def test_compare_goes_on_where_it_stopped(wfcli: Cli, digits_zoo: Path, tmp_path
     ran = wfcli(*args)
     assert ran.code == 1
     assert "there is a comparison already" in ran.stderr
-    ran = wfcli(*args, "--resume")
+    monkeypatch.setattr("wfcli.engine.pictures.SHARES", (0.0, 1.0))
+    ran = wfcli(*args, "--resume", "--report", out / "report.html", "--json")
     assert ran.code == 0, ran.stderr
+    teachers = json.loads(ran.stdout)["teachers"]  # all of them beside each other, for the page
+    assert [row["kind"] for row in teachers["rows"]][:6] == ["teacher"] * 5 + ["mean"]
+    assert "Every method, K = 2" in (out / "report.html").read_text(encoding="utf-8")
     again = json.loads((out / "compare.json").read_text())
     assert again["lines"][0]["note"] == "from before"
     assert [line["test"] for line in again["lines"]] == [line["test"] for line in whole["lines"]]

@@ -149,8 +149,15 @@ def test_a_resumed_run_gives_the_bytes_of_an_uninterrupted_one(digits_zoo: Path,
     assert "add --resume to go on" in (caught.value.hint or "")
     assert bytes_of(config.output) == before
     ears = Listener()
-    train_generator(replace(config, resume=True), ears)
+    result = train_generator(replace(config, resume=True), ears)
     assert ears.warnings == []
+    log = [json.loads(line) for line in (config.output / "training.jsonl").read_text().splitlines()]
+    assert list(result.history) == log  # of both parts: a report shows the whole training
+    assert [row["step"] for row in log] == [0, 1, 2, 3, 4]
+    (zoo,) = result.zoos
+    assert (zoo.name, zoo.data, zoo.classes, zoo.trained_on + zoo.held_out) == (digits_zoo.name, "digits", 10, 5)
+    assert result.settings["preset"] == "universal"
+    assert (result.settings["steps"], result.settings["width"], result.settings["init"]) == (4, 32, None)
     assert bytes_of(config.output) == bytes_of(short)
 
 

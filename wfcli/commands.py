@@ -34,6 +34,7 @@ def _run(
     as_json: bool,
     bar: bool = True,
     aside: bool = False,
+    then: Callable[[R], None] | None = None,
 ) -> None:
     with terminal.TerminalHooks(bar) as hooks:
         result = verb(config, hooks)
@@ -41,29 +42,26 @@ def _run(
         terminal.write(draw(result), aside=True)
     else:
         _show(result, draw, as_json)
+    if then is not None:
+        then(result)
 
 
 def _show(result: R, draw: Callable[[R], RenderableType], as_json: bool) -> None:
     terminal.write(report.as_json(result) if as_json else draw(result))
 
 
-def _with_report(
-    verb: Callable[[C, Hooks], R],
-    write: Callable[[R, html_report.About], str],
-    file: Path | None,
-    context: typer.Context,
-) -> Callable[[C, Hooks], R]:
-    """Return a verb whose result is also written to `file` as a page; the verb itself where none is wanted."""
+def _page(
+    file: Path | None, write: Callable[[R, html_report.About], str], context: typer.Context
+) -> Callable[[R], None] | None:
+    """Return what makes a page of a result, once that is shown; None where none is wanted."""
     if file is None or not terminal.SPEAKS:
-        return verb
-    about = html_report.About(as_typed(context), html_report.today())
+        return None
 
-    def run(config: C, hooks: Hooks) -> R:
-        result = verb(config, hooks)
+    def then(result: R) -> None:
+        about = html_report.About(as_typed(context), html_report.today())
         html_report.write_report(file, write(result, about))
-        return result
 
-    return run
+    return then
 
 
 def _architecture(name: str, args: list[str] | None) -> Architecture:
@@ -228,8 +226,8 @@ def fuse(
         distill_lr=distill_lr,
         pictures=page is not None,
     )
-    verb = _with_report(engine.fuse, html_report.fused, page, context)
-    _run(pipes.to_stdout(verb) if piped else verb, config, report.fused, as_json, aside=piped)
+    then = _page(page, html_report.fused, context)
+    _run(pipes.to_stdout(engine.fuse) if piped else engine.fuse, config, report.fused, as_json, aside=piped, then=then)
 
 
 def evaluate(
@@ -272,8 +270,8 @@ def evaluate(
         device=device,
         pictures=page is not None,
     )
-    verb = _with_report(engine.evaluate, html_report.evaluated, page, context)
-    _run(verb, config, report.compared, as_json)
+    then = _page(page, html_report.evaluated, context)
+    _run(engine.evaluate, config, report.compared, as_json, then=then)
 
 
 def compare(
@@ -341,8 +339,8 @@ def compare(
         draw_comparison(result, output / "compare.svg", hooks)
         return result
 
-    verb = _with_report(drawn, html_report.methods_compared, page, context)
-    _run(verb, config, report.methods_compared, as_json)
+    then = _page(page, html_report.methods_compared, context)
+    _run(drawn, config, report.methods_compared, as_json, then=then)
 
 
 def finetune(
@@ -472,8 +470,8 @@ def train_generator(
         device=device,
         resume=resume,
     )
-    verb = _with_report(engine.train_generator, html_report.generator_trained, page, context)
-    _run(verb, config, report.generator_trained, as_json)
+    then = _page(page, html_report.generator_trained, context)
+    _run(engine.train_generator, config, report.generator_trained, as_json, then=then)
 
 
 def train_teachers(

@@ -167,11 +167,12 @@ def of_mixing(mixing: Mapping[str, Sequence[float]], teachers: Sequence[str], me
     rows = [(layer, *(percent(share, 1) for share in mixing[layer])) for layer in layers]
     spread = max(weights, key=lambda row: max(row) - min(row))
     layer = layers[weights.index(spread)]
+    more = " Coloured are those that go farthest from it." if len(teachers) > plots.MOST_COLOURED else ""
     label = f"Mixing weights: most uneven in {layer}, from {percent(min(spread), 1)} to {percent(max(spread), 1)} %"
     return Picture(
         "Whose weights the student has, layer by layer",
         f"The mean weight that the generator ({method}) gives the rows of each teacher. The dashed line is the soup: "
-        "all alike. From left to right as the net runs.",
+        f"all alike. From left to right as the net runs.{more}",
         plots.mixing(layers, teachers, weights, "mixing", label),
         numbers_table(("layer", *(f"{name.removesuffix('.safetensors')} %" for name in teachers)), rows),
     )

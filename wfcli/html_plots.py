@@ -60,6 +60,8 @@ STYLE: Any = {
 }
 MOST_NUMBERED = 9  # nets in a matrix whose cells have room for a number
 MOST_TICKS = 14
+MOST_ROWS = 30  # of a matrix that have a name
+MOST_COLOURED = 6  # teachers
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Dot:
 def short(name: str, most: int = 24) -> str:
     """Return a name without its suffix that fits a picture: the beginning and the end of a long one."""
     name = printable(name.removesuffix(".safetensors"))
-    head = (most - 1) // 2
+    head = 2 * most // 3  # where numbered names differ
     return name if len(name) <= most else f"{name[:head]}…{name[head + 1 - most :]}"
 
 
@@ -150,22 +152,26 @@ def matrix(
                 if i == j and not diagonal:
                     continue
                 depth = 0.06 + 0.44 * (shares[i][j] - low) / (high - low or 1)
-                axes.add_patch(Rectangle((j, i), 1, 1, facecolor=SERIES[series], alpha=round(depth, 3), linewidth=0))
+                look: dict[str, Any] = {
+                    "facecolor": SERIES[series],
+                    "alpha": round(depth, 3),
+                    "linewidth": 0,
+                    "antialiased": False,
+                }
+                axes.add_patch(Rectangle((j, i), 1, 1, **look))
                 if count <= MOST_NUMBERED:
                     text = percent(shares[i][j], 1 if high < 0.0995 else 0)
                     axes.text(j + 0.5, i + 0.5, text, ha="center", va="center")
-        step = -(-count // 20)
-        ticks = [place + 0.5 for place in range(0, count, step)]
-        numbers = [str(place + 1) for place in range(0, count, step)]
-        axes.set_xticks(ticks, numbers)
-        axes.set_yticks(ticks, [f"{short(names[int(n) - 1], 18)}  {n}" for n in numbers])
+        across, down = (range(0, count, -(-count // most)) for most in (10, MOST_ROWS))
+        axes.set_xticks([place + 0.5 for place in across], [str(place + 1) for place in across])
+        axes.set_yticks([place + 0.5 for place in down], [f"{short(names[p], 18)}  {p + 1}" for p in down])
         axes.tick_params(length=0)
         axes.xaxis.tick_top()
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         axes.set(xlim=(0, count), ylim=(count, 0))
 
-    return _draw(fill, 0.35 + 0.34 * min(count, 12), key, label)
+    return _draw(fill, 0.35 + max(0.34 * min(count, 11), 0.2 * min(count, MOST_ROWS)), key, label)
 
 
 def lines(found: Sequence[Line], key: str, label: str) -> str:
@@ -190,21 +196,24 @@ def lines(found: Sequence[Line], key: str, label: str) -> str:
 def mixing(
     layers: Sequence[str], teachers: Sequence[str], weights: Sequence[Sequence[float]], key: str, label: str
 ) -> str:
-    """Draw the weight of every teacher in every layer; weights [layers][teachers]."""
+    """Draw the weight of every teacher in every layer; weights [layers][teachers]. A few stand out in colour."""
 
     def fill(figure: Figure) -> None:
         axes = figure.subplots()
         axes.axhline(100 / len(teachers), color=DIM, linewidth=1, linestyle=DASHES[1])
-        for number, name in enumerate(teachers):
+        far = sorted(range(len(teachers)), key=lambda t: -max(abs(row[t] - 1 / len(teachers)) for row in weights))
+        for number in far[MOST_COLOURED:]:
+            axes.plot(range(len(layers)), [100 * row[number] for row in weights], color=DIM, linewidth=0.6)
+        for series, number in enumerate(sorted(far[:MOST_COLOURED])):
             shares = [100 * row[number] for row in weights]
-            axes.plot(range(len(layers)), shares, label=short(name, 21), **_style(number, len(layers)))
+            axes.plot(range(len(layers)), shares, label=short(teachers[number], 17), **_style(series, len(layers)))
         step = -(-len(layers) // MOST_TICKS)
         axes.set_xticks(range(0, len(layers), step), [short(name, 16) for name in layers[::step]], rotation=90)
         axes.set_ylabel("weight, %")
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside lower left", ncols=2)
 
-    return _draw(fill, 3.4 + 0.19 * -(-len(teachers) // 2), key, label)
+    return _draw(fill, 3.4 + 0.19 * -(-min(len(teachers), MOST_COLOURED) // 2), key, label)
 
 
 def curves(

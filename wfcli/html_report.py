@@ -22,6 +22,7 @@ from wfcli import report
 from wfcli.core.outputs import atomic_path, check_page
 from wfcli.errors import Problems, WfError
 from wfcli.html_page import Tile
+from wfcli.pipes import STDOUT
 from wfcli.units import count, percent, points
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def fused(result: FuseResult, about: About) -> str:
     body = page.tiles(_tiles(shown.comparison)) + page.section("Figures", page.drawn(report.fused(shown)))
     body += page.section("Pictures", page.pictures(pictures))
     generator = [] if shown.generator is None else [(shown.generator, shown.generator_digest or "")]
-    title = f"{shown.output.stem}: {shown.method} of {len(shown.teachers)} teachers"
+    name = "student" if result.output == STDOUT else shown.output.stem
+    title = f"{name}: {shown.method} of {len(shown.teachers)} teachers"
     setting = _setting(shown.comparison)
     return page.page("wfcli fuse", title, [setting], body + _made(about, shown.comparison, generator), FOOT)
 
