@@ -99,7 +99,7 @@ def _reliability(found: Sequence[Reliability], comparison: Comparison, names: Ma
         "Reliability: can its confidence be believed?",
         how + left,
         plots.reliability(panels, "reliability", label),
-        numbers_table(("", "confidence, bin %", "images", "confidence %", "right %", "95 %"), rows),
+        numbers_table(("", "bin %", "images", "confidence %", "right %", "95 %"), rows),
     )
 
 
