@@ -137,6 +137,29 @@ def test_an_interrupt_ends_the_workers_without_a_word_of_theirs(tmp_path: Path) 
     assert not (tmp_path / "c").exists()
 
 
+SLOW_TO_END = """
+import threading, time
+from wfcli.engine.workers import run_in_workers
+def task(job):
+    if job == "slow to end":
+        threading.Thread(target=time.sleep, args=(30,)).start()  # Python waits for it at the end
+    else:
+        time.sleep(3)  # meanwhile the other one is told that there is no more to do
+    return job
+if __name__ == "__main__":
+    print(sorted(job for _, job in run_in_workers(task, ["slow to end", "other"], 2, str)))
+"""
+
+
+def test_a_worker_that_takes_its_time_to_end_is_ended_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SLOW_TO_END)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "['other', 'slow to end']\n", "")
+
+
 def test_a_failing_teacher_stops_those_that_wait(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     jobs = plan_zoo(options(tmp_path / "zoo", count=8, epochs=100), Silent()).jobs

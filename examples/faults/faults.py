@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work; default: the system's temporary folder")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rig = Rig(Path(folder).resolve(), options.trials, options.seed)
         lost = sum(len(row.lost) for part in options.part or PARTS for row in measure(part, rig, options.out))

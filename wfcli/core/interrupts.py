@@ -36,6 +36,7 @@ class _State:
 def heed(hint: str | None = None, *, silent: bool = False, names: tuple[str, ...] = NAMES) -> None:
     """Heed the signals; `hint` says how to go on. Those that are ignored stay so: nohup, a script's `command &`."""
     _State.hint, _State.silent = hint, silent
+    sys.unraisablehook = _unraisable
     for name in names:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
@@ -71,6 +72,17 @@ def _stop(number: int, frame: FrameType | None) -> None:
     again, _State.stopped = _State.stopped, True
     if not again and not _is_importing(frame):
         raise Stopped(number)
+    _end_at_once(number)
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Heed a signal that came within a `__del__` or a callback of the garbage collector, where Python drops it."""
+    if isinstance(unraisable.exc_value, Stopped):
+        _end_at_once(unraisable.exc_value.number)
+    sys.__unraisablehook__(unraisable)
+
+
+def _end_at_once(number: int) -> None:
     ignore()
     if leftovers := sys.modules.get("wfcli.core.leftovers"):  # else nothing is written yet
         leftovers.remove_own()

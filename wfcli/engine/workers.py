@@ -109,10 +109,11 @@ def _without_interrupts() -> Iterator[None]:
 def _work(connection: Connection, task: Callable[[Any], Any]) -> None:
     """Do one job after the other until the main process closes its end, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
-    interrupts.heed(silent=True, names=("SIGTERM",))  # so that `finally` is heeded
-    Thread(target=_end_with_parent, daemon=True).start()
     try:
+        interrupts.heed(silent=True, names=("SIGTERM",))  # so that `finally` is heeded
+        Thread(target=_end_with_parent, daemon=True).start()
         _work_on(connection, task)
+        interrupts.ignore()  # this process ends by itself; the main one may well tell it to
     except interrupts.Stopped as stopped:
         sys.exit(128 + stopped.number)
 
