@@ -21,7 +21,7 @@ from wfcli.core.pieces import in_pieces
 from wfcli.engine import fuse as engine
 from wfcli.engine import writing
 from wfcli.engine.finite import Finite
-from wfcli.engine.relation import GLANCED, is_ancestor
+from wfcli.engine.relation import LOOKED_AT, is_ancestor
 from wfcli.engine.teachers import open_teachers
 from wfcli.errors import CheckpointError, OutputError
 from wfcli.units import parse_size
@@ -271,4 +271,4 @@ def test_a_large_base_is_looked_at_in_part_and_refused_where_it_is_a_teacher(
     teachers = open_teachers([str(path) for path in tiny_teachers.paths], arch)
     base = Finite(open_checkpoint(tiny_teachers.paths[1]))
     assert is_ancestor(arch, teachers, Finite(teachers.checkpoints[0]), base, frozenset())
-    assert 0 < len(base.seen) <= GLANCED
+    assert 0 < len(base.seen) <= LOOKED_AT

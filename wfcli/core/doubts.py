@@ -21,6 +21,7 @@ FEWEST = 100  # images that say anything
 MOVED = 0.15  # top-1 that another order of the classes must bring, at least
 LIKE = 0.5  # cosine that heads of the same classes have, at least
 CLEAR = 10.8  # chi-square of one degree of freedom, p = 0.001
+MOST_CLASSES = 4096  # an order of more takes minutes to find
 GAIN = 0.05  # top-1 that another normalisation must bring, at least
 
 
@@ -68,9 +69,9 @@ def reordered_heads(heads: Sequence[Tensor]) -> list[Reordered | None]:
 
     A class's row, less the mean of all rows, points the way of its row in the mean of the other heads.
     """
-    if len(heads) < 3 or heads[0].shape[0] < 3:
+    if len(heads) < 3 or not 3 <= heads[0].shape[0] <= MOST_CLASSES:
         return [None] * len(heads)
-    centred = torch.stack([head.double() - head.double().mean(0) for head in heads])  # [T, C, N]
+    centred = torch.stack([head.float() - head.float().mean(0) for head in heads])  # [T, C, N]
     found: list[Reordered | None] = []
     for head in centred:
         others = (centred.sum(0) - head) / (len(heads) - 1)

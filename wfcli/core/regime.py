@@ -19,6 +19,7 @@ from wfcli.core.pieces import in_pieces
 # Half the way from independent to equal; there the cosine between two of 2 / 6 / 20 teachers is 0.46 / 0.40 / 0.34.
 # Fine-tunes and independent nets lie near the two ends (tests/test_regime), so the exact place does not matter.
 LEAST_EXCESS = 0.5
+STACKED = 1 << 15  # numbers of a piece that are looked at together, of each teacher
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,13 @@ def _products(teachers: Sequence[Mapping[str, Tensor]], name: str) -> _Products 
     for pieces in zip(*(in_pieces(teacher, name) for teacher in teachers), strict=True):
         if pieces[0].ndim < 2 or not pieces[0].is_floating_point():
             return None
-        rows = torch.stack([piece.flatten().float() for piece in pieces])  # [T, numbers of the piece]
-        mean = rows.mean(0)
-        own += torch.linalg.vector_norm(rows, dim=1).double().square()
-        along += (rows @ mean).double()
-        rows.sub_(mean)
-        apart += (rows @ rows.T).double()
-        square += float(torch.dot(mean, mean))
+        flat = [piece.flatten() for piece in pieces]
+        for begin in range(0, len(flat[0]), STACKED):
+            rows = torch.stack([one[begin : begin + STACKED].float() for one in flat])  # [T, STACKED at most]
+            mean = rows.mean(0)
+            own += torch.linalg.vector_norm(rows, dim=1).double().square()
+            along += (rows @ mean).double()
+            rows.sub_(mean)
+            apart += (rows @ rows.T).double()
+            square += float(torch.dot(mean, mean))
     return _Products(own, along, apart, square)

@@ -12,12 +12,14 @@ from wfcli.core.architectures import Architecture, head_keys
 from wfcli.core.doubts import is_better, is_guessing, near_copies, reordered_answers, reordered_heads
 from wfcli.core.images import Images
 from wfcli.core.layouts import tables
+from wfcli.core.pieces import in_pieces
 from wfcli.core.regime import Regime
 from wfcli.engine.hooks import Hooks, Silent
 from wfcli.engine.lineup import Answers, Bench, Entry, ask
 from wfcli.engine.teachers import Teachers
 
 LOOKED_AT = 256  # images, to try other normalisations on
+FEATURES = 128  # of a head's, to compare classes by
 BEHIND = 0.1  # top-1 behind that of the best net, or behind its own confidence: then its normalisation is doubted
 
 
@@ -39,7 +41,7 @@ def doubt_weights(
             "average, or two epochs of it? Together they count twice: leave one out"
         )
     key, _ = head_keys(arch)
-    heads = [teachers.layout.timm_view(teacher)[key].flatten(1) for teacher in checked]
+    heads = [_some_features(teachers.layout.timm_view(teacher), key) for teacher in checked]
     for name, found in zip(names, reordered_heads(heads), strict=True):
         if found is not None:
             hooks.warn(
@@ -71,6 +73,18 @@ def doubt_answers(bench: Bench, entries: Sequence[Entry], answers: Answers, imag
                 f"{own}, no more than by guessing: trained on other classes or images, or broken? Leave it out, or "
                 "check --data, --classes and --arch"
             )
+
+
+def _some_features(state: Mapping[str, Tensor], key: str) -> Tensor:
+    """Return some columns of a head, [C, N']: enough to tell its classes apart, whatever the number of teachers."""
+    columns: Tensor | None = None
+    pieces = []
+    for piece in in_pieces(state, key):
+        rows = piece.flatten(1)
+        if columns is None:
+            columns = torch.linspace(0, rows.shape[1] - 1, min(FEATURES, rows.shape[1])).long()
+        pieces.append(rows[:, columns])
+    return torch.cat(pieces)
 
 
 def _normalised(bench: Bench, entry: Entry, images: Images) -> str:

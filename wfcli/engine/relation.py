@@ -10,16 +10,11 @@ from wfcli.core.architectures import Architecture, head_keys
 from wfcli.core.regime import Regime, regime
 from wfcli.engine.teachers import Teachers
 
-GLANCED = 8  # tensors that tell a shared base from none
+LOOKED_AT = 8  # tensors that tell a shared base from none
 
 
 def relate(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
-    """Find out from all weights how the teachers are related; their heads do not count."""
-    return _relation(teachers, checked, _matrices(arch, teachers))
-
-
-def glance(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> Regime:
-    """Find out the same from a few tensors, evenly spaced: enough to tell whether they share a base."""
+    """Find out how the teachers are related from a few tensors, evenly spaced, which is enough; heads do not count."""
     return _relation(teachers, checked, _some(_matrices(arch, teachers)))
 
 
@@ -42,7 +37,7 @@ def _matrices(arch: Architecture, teachers: Teachers) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> Sequence[str]:
-    return names[:: max(1, -(-len(names) // GLANCED))]
+    return names[:: max(1, -(-len(names) // LOOKED_AT))]
 
 
 def _relation(teachers: Teachers, checked: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> Regime:

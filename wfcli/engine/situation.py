@@ -69,14 +69,11 @@ def find_situation(config: FuseConfig, teachers: Teachers, loaded: Loaded | None
 
 
 def _relate(config: FuseConfig, teachers: Teachers, checked: Sequence[Finite]) -> Regime | None:
-    """Find out how the teachers are related, where that is needed: in full for a generator, else at a glance."""
-    generator = config.method in ("weightformer", "auto")
-    if not generator and config.align != "auto":
+    """Find out how the teachers are related, where that is needed: for a generator, and before they are aligned."""
+    if config.method not in ("weightformer", "auto") and config.align != "auto":
         return None
-    from wfcli.engine.relation import glance, relate
+    from wfcli.engine.relation import relate
 
-    if not generator:
-        return glance(config.architecture, teachers, checked)
     relation = relate(config.architecture, teachers, checked)
     raise_nonfinite(checked)
     return relation
