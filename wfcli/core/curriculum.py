@@ -96,7 +96,7 @@ def read_layers(
         integers = {name for name in names if not teachers[0][name].is_floating_point()}
         constants.update({n: soup_tensor(teacher[n] for teacher in teachers).to(device) for n in integers})
         if names - integers:
-            tokens = to_tokens(spec, teachers, device)
+            tokens = to_tokens(spec, teachers).to(device)
             layers.append((spec, tokens, row_products(tokens)))
     return layers, constants
 

@@ -24,6 +24,7 @@ from wfcli.core.generator_config import WeightFormerConfig, config_from_dict
 from wfcli.core.methods import soup_tensor
 from wfcli.core.pieces import row_ranges
 from wfcli.core.plan import LayerPlan, LayerSpec
+from wfcli.core.read_ahead import layers_for
 from wfcli.core.tokens import (
     NUM_STATISTICS,
     LayerTokens,
@@ -32,10 +33,10 @@ from wfcli.core.tokens import (
     layer_deviation,
     row_products,
     statistics,
-    to_tokens,
 )
 
 LOG_SCALE = 0.9  # a channel is scaled by 0.4 to 2.5 at most
+SAFE = 1e-18  # products of two relative weights down to this lose nothing in float32
 GATE = 0.05  # relative deviation of a channel at which half of the scale is let through
 SAMPLES = 32  # weights of each anchor tensor in a base's fingerprint
 
@@ -172,30 +173,37 @@ class WeightFormer(
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield the student's tensors layer by layer (float32; integer tensors as in the soup).
 
-        Memory: one layer of each teacher and the cross state. `teachers` may be lazy mappings. A fresh `state`, of
-        `start`, tells afterwards what weight the teachers got.
+        Memory: one layer of each teacher and the cross state; for a GPU two layers. `teachers` may be lazy mappings. A
+        fresh `state`, of `start`, tells afterwards what weight the teachers got. The layers are taken one after the
+        other, not those of one shape together: what a layer says to the next is part of the method (section 3.4).
         """
         if len(teachers) < 2:
             raise ValueError("a generator needs at least two teachers")
         state = state or self.start(len(teachers))
+        integers = {
+            spec.weight
+            for spec in plan.specs
+            if spec.kind == "free" and spec.weight and not teachers[0][spec.weight].is_floating_point()
+        }
+        layers = layers_for(device, [spec for spec in plan.specs if spec.weight not in integers], teachers)
         for spec in plan.specs:
-            if spec.kind == "free" and spec.weight and not teachers[0][spec.weight].is_floating_point():
+            if spec.weight in integers:
                 yield spec.weight, soup_tensor(teacher[spec.weight] for teacher in teachers)
                 continue
             for name in spec.counters:
                 if name in teachers[0]:  # files older than PyTorch 0.4.1 have none
                     yield name, soup_tensor(teacher[name] for teacher in teachers)
-            yield from self._read_and_generate(spec, teachers, state, device).items()
+            yield from self._read_and_generate(spec, teachers, layers, state).items()
 
     def _read_and_generate(
         self,
         spec: LayerSpec,
         teachers: Sequence[Mapping[str, Tensor]],
+        layers: Iterator[LayerTokens],
         state: CrossState,
-        device: torch.device | None,
     ) -> dict[str, Tensor]:
-        """Generate one layer of teachers' files; what was read is let go."""
-        tokens = to_tokens(spec, teachers, device)
+        """Generate the next layer of teachers' files; what was read is let go."""
+        tokens = next(layers)
         layer = self.generate_layer(spec, tokens, row_products(tokens), state)
         if spec.kind == "free":
             return {name: tensor.reshape(teachers[0][name].shape) for name, tensor in layer.items()}
@@ -220,9 +228,31 @@ def _mix(weight: Tensor, row: Tensor, column: Tensor | None, scale: Tensor) -> T
     if row.requires_grad:
         return _mix_rows(weight, row, column, scale)
     student = torch.empty_like(weight[0])
+    # exp(row + column) = exp(row) exp(column): a few exponentials instead of one for each weight of each teacher.
+    rows, columns = _relative_exp(row), None if column is None else _relative_exp(column)
+    apart = columns is not None and bool((rows.amin() * columns.amin()) > SAFE)
     for begin, end in row_ranges(len(student), weight[:, 0].numel()):
-        student[begin:end] = _mix_rows(weight[:, begin:end], row[:, begin:end], column, scale[begin:end])
+        some, factor = weight[:, begin:end], scale[begin:end]
+        if columns is not None and apart:
+            student[begin:end] = _mix_by_factors(some, rows[:, begin:end], columns, factor)
+        else:
+            student[begin:end] = _mix_rows(some, row[:, begin:end], column, factor)
     return student
+
+
+def _relative_exp(logits: Tensor) -> Tensor:
+    """Return exp(logits - the largest of the T), [T, ...]."""
+    return (logits - logits.amax(0)).exp()
+
+
+def _mix_by_factors(weight: Tensor, rows: Tensor, columns: Tensor, scale: Tensor) -> Tensor:
+    """Mix [T, N, I, ...] with weights rows [T, N] * columns [T, I], made to sum to 1; scale [N] the result."""
+    behind = [1] * (weight.dim() - 3)
+    mixed = torch.zeros_like(weight[0])
+    for one, row, column in zip(weight, rows, columns, strict=True):
+        mixed.addcmul_(one * column.reshape(-1, *behind), row.reshape(-1, 1, *behind))
+    factor = scale[:, None] / (rows.T @ columns)
+    return mixed.mul_(factor.reshape(*factor.shape, *behind))
 
 
 def _mix_rows(weight: Tensor, row: Tensor, column: Tensor | None, scale: Tensor) -> Tensor:

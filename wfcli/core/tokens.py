@@ -35,6 +35,12 @@ class LayerTokens:
         weight = None if self.weight is None else self.weight[index]
         return LayerTokens(weight, self.affines[:, index], None if self.running is None else self.running[:, index])
 
+    def to(self, device: torch.device | None) -> LayerTokens:
+        """Copy to a device; from pinned memory without waiting for it."""
+        running = None if self.running is None else self.running.to(device, non_blocking=True)
+        weight = None if self.weight is None else self.weight.to(device, non_blocking=True)
+        return LayerTokens(weight, self.affines.to(device, non_blocking=True), running)
+
     def rows(self, index: Tensor) -> LayerTokens:
         """Return the tokens of the channels in `index` [N']; of a head these are classes."""
         weight = None if self.weight is None else self.weight[:, index]
@@ -62,14 +68,12 @@ class RowProducts:
         )
 
 
-def to_tokens(
-    spec: LayerSpec, teachers: Sequence[Mapping[str, Tensor]], device: torch.device | None = None
-) -> LayerTokens:
-    """Read one layer of T teachers: every tensor once, as float32 on `device`."""
+def to_tokens(spec: LayerSpec, teachers: Sequence[Mapping[str, Tensor]], pinned: bool = False) -> LayerTokens:
+    """Read one layer of T teachers: every tensor once, as float32; `pinned`: where a GPU can fetch it by itself."""
 
     def stack(name: str) -> Tensor:
-        first = teachers[0][name].to(device, torch.float32)
-        stacked = first.new_empty(len(teachers), *first.shape)
+        first = teachers[0][name].float()
+        stacked = torch.empty(len(teachers), *first.shape, device=first.device, pin_memory=pinned)
         stacked[0] = first
         for flat, teacher in zip(stacked.view(len(teachers), -1)[1:], teachers[1:], strict=True):  # also of a scalar
             begin = 0
@@ -81,11 +85,15 @@ def to_tokens(
     weight = None if spec.weight is None else stack(spec.weight)
     if weight is not None and spec.kind == "free":
         weight = weight.reshape(len(teachers), 1, -1)
-    zeros = torch.zeros(len(teachers), spec.channels, device=device)
-    affines = torch.stack([zeros if name is None else stack(name) for name in spec.affines])
+    vectors = [None if name is None else stack(name) for name in spec.affines]
+    like = next(tensor for tensor in (weight, *vectors) if tensor is not None)
+    zeros = torch.zeros(len(teachers), spec.channels, device=like.device)
+    affines = torch.stack([zeros if vector is None else vector for vector in vectors])
     running = None
     if spec.running_mean is not None and spec.running_var is not None:
         running = torch.stack([stack(spec.running_mean), stack(spec.running_var)])
+    if pinned:
+        affines, running = affines.pin_memory(), None if running is None else running.pin_memory()
     return LayerTokens(weight, affines, running)
 
 

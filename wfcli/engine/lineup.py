@@ -63,7 +63,9 @@ class Answers:
 
 def load_model(blank: nn.Module, state: Mapping[str, Tensor], device: torch.device) -> nn.Module:
     """Return a copy of `blank` with the weights of `state` (timm's names) in float32, in eval mode, channels last."""
-    model = copy.deepcopy(blank)
+    # The weights of `blank` are nobody's: the copy gets room for its own instead.
+    room = {id(p): nn.Parameter(torch.empty_like(p), requires_grad=p.requires_grad) for p in blank.parameters()}
+    model = copy.deepcopy(blank, room)
     # The counters of batch norms play no part in eval mode, and old files lack them.
     weights = {name: state[name] for name in state if not name.endswith(COUNTER)}
     missing, extra = model.load_state_dict(weights, strict=False)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LEAST_IMAGES = 16  # to learn from
 ALIGN_IMAGES = 256  # that activations are compared on, at most
-LOOK_PIXELS = 256 * 32 * 32  # of images that nets are looked at with, at a time
+LOOK_IMAGES, LOOK_PIXELS = 256, 16 * 224 * 224  # of images that nets are looked at with, at a time
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Work:
         from wfcli.engine.polish import open_nets
 
         settings = input_config(self.config.architecture)
-        at_once = max(4, LOOK_PIXELS // settings.size**2)
+        at_once = min(LOOK_IMAGES, max(4, LOOK_PIXELS // settings.size**2))
         bench = Bench(settings, self.device, at_once, self.hooks)
         return open_nets(bench, self.config.architecture, self.teachers, self.checked)
 

@@ -39,7 +39,7 @@ from wfcli.engine.lineup import Bench, load_model
 from wfcli.engine.teachers import Teachers
 from wfcli.errors import ArchitectureError
 
-SMALL_SIDE, GUARD_PROBES, FEW_PROBES = 64, 256, 32  # large images are dear: the guard looks at fewer
+SMALL_SIDE, GUARD_PROBES, FEW_PROBES = 64, 256, 16  # large images are dear: the guard looks at fewer
 PRIOR_STRENGTH = {"made up": 0.01, "real": 0.1}  # real images are few
 OWN_VOTE = 0.5  # of the student itself in what its head is fitted to: it knows things that the teachers do not
 LATER_VOTE = 0.3  # the same in the steps of distillation
