@@ -82,26 +82,42 @@ def test_the_page_shows_means_over_sets() -> None:
     assert "| base | 3 | 4,000 |" in text
 
 
+def as_imagenet_lies(folder: Path) -> str:
+    """Write the digits as ImageNet comes: train/ and val/ with a folder a class, JPEG files."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        place = folder / ("val" if number % 4 == 0 else "train") / f"n{label:08d}"
+        place.mkdir(parents=True, exist_ok=True)
+        grey = Image.fromarray((image.reshape(8, 8) * 15.9).astype("uint8"))
+        grey.convert("RGB").resize((36, 40)).save(place / f"ILSVRC2012_{number:08d}.JPEG")
+    return str(folder)
+
+
 @pytest.mark.slow
 def test_a_piece_runs_from_base_to_table_and_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
+    images = as_imagenet_lies(tmp_path / "imagenet")
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     made = subprocess.run(
         [sys.executable, "-m", "wfcli", "train-teachers", "--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.25",
-         "--data", "digits", "--count", "1", "--epochs", "1", "-o", str(tmp_path / "base")],
+         "--data", images, "--count", "1", "--epochs", "1", "-o", str(tmp_path / "base")],
         check=False, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     base = str(tmp_path / "base" / "teacher-00.safetensors")
     command = [sys.executable, str(BENCHMARKS / "full_table.py"), "--scale", "cpu", "--arch", "vgg11", "--base", base,
-               "--dataset", "digits", "--work", str(tmp_path / "work"), "--results", str(tmp_path)]  # fmt: skip
+               "--dataset", images, "--work", str(tmp_path / "work"), "--results", str(tmp_path),
+               "--counts", "4", "--draws", "1"]  # fmt: skip
     counts = []
     for minutes in ("0.1", "30"):  # the first has no time to measure all
         ran = subprocess.run(
             [*command, "--minutes", minutes], check=False, capture_output=True, text=True, env=environment
         )
         assert ran.returncode == 0, ran.stderr
-        result = json.loads((tmp_path / "full_cpu_vgg11_digits.json").read_text())
+        result = json.loads((tmp_path / "full_cpu_vgg11_imagenet.json").read_text())
         counts.append((result["complete"], len(result["figures"])))
     assert counts[0][0] is False
     assert counts[1][0] is True

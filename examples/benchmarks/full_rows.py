@@ -35,7 +35,7 @@ from torch import Tensor
 
 from wfcli.core.architectures import build_model, head_keys, input_config
 from wfcli.core.checkpoint import open_checkpoint
-from wfcli.core.data import Images, iterate, load_images
+from wfcli.core.data import DataSpec, Images, available_splits, iterate, load_images
 from wfcli.core.devices import training_autocast
 from wfcli.core.generator import WeightFormer
 from wfcli.core.images import CROP_PADDING
@@ -63,6 +63,7 @@ class Set:
     index: tuple[int, ...]
     key: str
     states: list[State]
+    aligned: bool
 
 
 def open_zoo(folder: Path, device: torch.device, images: int) -> Bench:
@@ -70,7 +71,7 @@ def open_zoo(folder: Path, device: torch.device, images: int) -> Bench:
     zoo = read_zoo(folder)
     zoo = replace(zoo, teachers=zoo.teachers[:TESTED])
     settings = input_config(zoo.architecture)
-    validation, test = (load_images(zoo.data, split, settings.size, limit=images) for split in ("validation", "test"))
+    validation, test = judged_on(zoo.data, settings.size, images)
     train = load_images(zoo.data, "generator", settings.size, limit=CALIBRATION)
     model = build_model(zoo.architecture, len(zoo.class_names)).to(device, memory_format=torch.channels_last)
     states = [{k: v.to(device) for k, v in open_checkpoint(path).items()} for path in zoo.paths]
@@ -85,14 +86,24 @@ def open_zoo(folder: Path, device: torch.device, images: int) -> Bench:
     return bench
 
 
-def sets(bench: Bench, key: str, aligned: bool) -> Iterator[Set]:
+def judged_on(data: DataSpec, side: int, images: int) -> tuple[Images, Images]:
+    """Load the images to choose on and those to test on; a dataset without a test split (ImageNet) gives up a half."""
+    if "test" in available_splits(data):
+        return load_images(data, "validation", side, limit=images), load_images(data, "test", side, limit=images)
+    both = load_images(data, "validation", side, limit=2 * images)
+    rows = torch.arange(len(both))  # may be sorted by class: every other one
+    return both.subset(rows[::2]), both.subset(rows[1::2])
+
+
+def sets(bench: Bench, key: str, aligned: bool, counts: Sequence[int], draws: int) -> Iterator[Set]:
     """Draw sets of each number of teachers; of teachers from scratch, brought into one frame by their weights."""
-    for count in COUNTS:
+    for count in counts:
         draw = random.Random(count)
-        for number in range(DRAWS if count < len(bench.states) else 1):
+        for number in range(draws if count < len(bench.states) else 1):
             index = tuple(sorted(draw.sample(range(len(bench.states)), count)))
             states = [bench.states[i] for i in index]
-            yield Set(bench, index, f"{key}/{count}/{number}", in_frame(bench, states) if aligned else states)
+            framed = in_frame(bench, states) if aligned else states
+            yield Set(bench, index, f"{key}/{count}/{number}", framed, aligned)
 
 
 def in_frame(bench: Bench, states: Sequence[State], reference: State | None = None) -> list[State]:
@@ -128,7 +139,9 @@ def measure(one: Set, generators: Mapping[str, WeightFormer], done: Figures) -> 
 def students(one: Set, generators: Mapping[str, WeightFormer]) -> dict[str, Callable[[], State]]:
     """Return how each student is made."""
     bench, states = one.bench, one.states
+    as_they_are = [bench.states[i] for i in one.index]
     found: dict[str, Callable[[], State]] = {
+        **({"soup, not aligned": lambda: soup(as_they_are)} if one.aligned else {}),
         "soup": lambda: soup(states),
         "soup, calibrated": lambda: calibrated(bench, soup(states)),
         "greedy soup": lambda: greedy_soup(bench, one.index),

@@ -6,8 +6,9 @@ A base is trained on the other dataset (or taken: --base), from it two zoos of f
 Dirichlet-0.3 shares), two more from random starts, generators on teachers that are not tested; then every student of
 sets of 2, 4 and 8 teachers is measured. The minutes are shared among the stages by what a step of training takes here;
 what follows from that is in the result under `sizes`. A stage whose output is there is skipped, and the result is
-written as it grows: the same command goes on. A dataset of your own (an image folder, owner/name on the Hub) takes
---base, as there is nothing to train one on.
+written as it grows: the same command goes on. A dataset of your own (an image folder such as ImageNet's train/ and
+val/, owner/name on the Hub) takes --base, as there is nothing to train one on; without a test split one half of its
+validation images is tested on, and what is chosen is chosen on the other.
 
 The result, examples/results/full_<scale>_<arch>_<dataset>.json:
 
@@ -17,7 +18,7 @@ The result, examples/results/full_<scale>_<arch>_<dataset>.json:
     sizes                      images of an epoch, images a second, epochs and steps of every stage
     costs                      stage -> seconds, and training images seen
     generators                 name -> sha256
-    complete                   whether all rows are there
+    complete                   whether all rows are there, of the --counts and --draws that were asked for
     figures                    "origin/knowledge/K/draw/row/metric" -> value: top1, ece (0..1), nll (nats), seconds to
                                make the student and images it was trained on; of the first set of four also top-1 under
                                noise, blur, contrast, JPEG and brightness, the mean of three strengths
@@ -39,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules of t
 
 import torch
 from bench import BATCH, RATES, machine
-from full_rows import DISTILLED, DRAWS, TESTED, Figures, distillation, measure, open_zoo, sets
+from full_rows import COUNTS, DISTILLED, DRAWS, TESTED, Figures, distillation, measure, open_zoo, sets
 
 from wfcli.core.architectures import Architecture, build_model, find_architecture, input_config
 from wfcli.core.data import DataSpec, load_labels
@@ -89,6 +90,8 @@ class Piece:
     work: Path
     output: Path
     minutes: float
+    counts: tuple[int, ...]  # teachers of a set
+    draws: int  # sets of each count
     test_images: int
     began: float = field(default_factory=time.monotonic)
     result: dict[str, Any] = field(default_factory=dict)
@@ -123,6 +126,8 @@ def read_options() -> Piece:
     parser.add_argument("--label-column", help="of a dataset of your own")
     parser.add_argument("--base", help="a checkpoint to start from, path or hf:owner/name, instead of training one")
     parser.add_argument("--minutes", type=float, default=8.0, help="of each run [default: 8]")
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="teachers of a set [default: 2 4 8]")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="sets of each count [default: 3; one of all teachers]")
     parser.add_argument("--work", type=Path, default=Path("runs/full"), help="the work folder [default: runs/full]")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="where the result goes [default: examples/results]"
@@ -140,7 +145,10 @@ def read_options() -> Piece:
     output = given.results / f"full_{label}.json"
     work = given.work / label
     work.mkdir(parents=True, exist_ok=True)
-    piece = Piece(arch, data, other, given.base, work, output, given.minutes, TEST_IMAGES[given.scale])
+    piece = Piece(
+        arch, data, other, given.base, work, output, given.minutes, tuple(given.counts), given.draws,
+        TEST_IMAGES[given.scale],
+    )  # fmt: skip
     # What was trained belongs to the result that stands beside it; without the nets a result is begun anew.
     if output.exists() and (work / "sizes.json").exists():
         piece.result = json.loads(output.read_text())
@@ -287,7 +295,7 @@ def fill(piece: Piece, done: Figures) -> bool:
         origin = zoo.split("/")[0]
         generators = {name: one.to(device) for name, one in of_origin[origin].items()}
         bench = open_zoo(piece.work / zoo, device, piece.test_images)
-        for one in sets(bench, zoo, origin == "scratch"):
+        for one in sets(bench, zoo, origin == "scratch", piece.counts, piece.draws):
             if piece.left() < 0:
                 return False
             measure(one, generators, done)
