@@ -1,18 +1,25 @@
-# Two commands do everything, set-up included: `make demo` and `make test`. `make clean` removes what they made.
+# Two commands do everything, set-up included: `make demo` and `make test` (`make slow`: the tests that it leaves out).
+# `make clean` removes what they made.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test slow clean
 
 demo: $(VENV)/.demo
 	PATH="$(abspath $(BIN)):$$PATH" examples/digits_demo.sh
+
+# One thread each: the nets are tiny, and two processes of two threads on two cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict wfcli
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
+
+slow: $(VENV)/.dev
+	$(PYTEST) -m slow
 
 # An extra is installed again when pyproject.toml is newer than its stamp.
 $(VENV)/.%: pyproject.toml | $(BIN)/python
