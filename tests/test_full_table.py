@@ -20,7 +20,7 @@ def _benchmarks_are_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), str(BENCHMARKS.parent), *sys.path])
 
 
-@pytest.mark.parametrize("script", ["corruptions", "full_rows", "full_table", "write_full_results"])
+@pytest.mark.parametrize("script", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
 def test_the_scripts_import_what_there_is(script: str) -> None:
     assert importlib.import_module(script).__doc__
 

@@ -1,17 +1,16 @@
 """How fast `wfcli fuse` merges and how much memory that takes, beside mergekit on the same files.
 
-    python examples/benchmarks/merge_speed.py resnet50|vit_b_32|large|layers|table [--mergekit BIN] [--runs 5]
+    python examples/benchmarks/merge_speed.py resnet50|vit_b_32|large|layers [--mergekit BIN] [--runs 5]
 
     resnet50   2 and 8 ResNet-50 (102 MB each), random weights round a base
     vit_b_32   2 and 8 ViT-B/32 (353 MB each)
     large      2 vit_gigantic_patch14_224 (7.4 GB each, in shards); and `sha256sum` of both with a copy of one
     layers     how long the generator takes for one layer, by its number of channels
-    table      the page and the picture of what was measured
 
 BIN is the `mergekit-pytorch` of an environment of its own (python -m venv E; E/bin/pip install mergekit); without it
 its cells stay empty. Every run is a process of its own, timed from outside; memory is the maximum resident set that the
 kernel reports. The cases take turns; one round before the first fills the caches and is not counted. Needs 25 GB of
-disk for `large`. Each step adds to examples/results/merge_speed.json.
+disk for `large`. Each step adds to examples/results/merge_speed.json; write_merge_speed.py shows it.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from start_and_soup import PACKAGES, WFCLI, Run, machine, run
@@ -91,9 +89,9 @@ print(json.dumps(found))
 
 
 def main() -> None:
-    """Measure one part, or write the page."""
+    """Measure one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=[*ARCHITECTURES, "layers", "table"])
+    parser.add_argument("part", choices=[*ARCHITECTURES, "layers"])
     parser.add_argument("--mergekit", help="mergekit-pytorch of an environment of its own")
     parser.add_argument("--runs", type=int, default=5, help="counted rounds over all cases")
     parser.add_argument("--folder", type=Path, help="where to make the teachers; default: the temporary folder")
@@ -101,13 +99,10 @@ def main() -> None:
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if options.part == "layers":
         known["layers"] = layers(options.runs)
-    elif options.part != "table":
+    else:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             known[options.part] = compared(options.part, Path(folder), options.mergekit, options.runs)
     RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    text = page(known)
-    RESULTS.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
 
 
 def compared(part: str, folder: Path, mergekit: str | None, rounds: int) -> dict[str, Any]:
@@ -253,107 +248,6 @@ def layers(rounds: int) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds = json.loads(done.stdout)
     return {"date": date.today().isoformat(), "machine": machine(), "fan_in": FAN_IN, "seconds": seconds}
-
-
-def page(known: Mapping[str, Any]) -> str:
-    """Draw the tables, and what they say about the goals."""
-    parts = ["# examples/benchmarks/merge_speed.py", ""]
-    for part, arch in ARCHITECTURES.items():
-        if part not in known:
-            continue
-        found = known[part]
-        versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-        loads = " and ".join(f"{load[0]:.1f}" for load in found["load_before_and_after"])
-        number = max(len(runs) for runs in found["runs"].values())
-        parts += [
-            f"## {arch}, {found['student'] / 1e6:,.0f} MB each",
-            "",
-            f"{found['date']}; {found['machine']}; {versions}; mergekit {found['mergekit'] or 'not measured'};",
-            f"load average {loads} before and after; median of {number} runs of whole processes (smallest to largest).",
-            "",
-            "| | wall time, s | processor time, s | maximum resident set, MB |",
-            "|---|---:|---:|---:|",
-            *(row(name, runs) for name, runs in found["runs"].items() if runs),
-            *(f"| {name} | fails: {reason} | | |" for name, reason in found["failed"].items()),
-            limit(found),
-            "",
-            *goals(part, known),
-            "",
-        ]
-    if "layers" in known:
-        parts += [
-            "## One layer of eight teachers through the generator",
-            "",
-            "| channels | ms | µs a channel |",
-            "|---:|---:|---:|",
-        ]
-        parts += [
-            f"| {width} | {1000 * seconds:.1f} | {1e6 * seconds / int(width):.1f} |"
-            for width, seconds in known["layers"]["seconds"].items()
-        ]
-        parts.append("")
-    return "\n".join(parts)
-
-
-def row(name: str, runs: Sequence[Mapping[str, float]]) -> str:
-    """Draw a row of the table."""
-
-    def of(key: str, digits: int) -> str:
-        values = [each[key] for each in runs]
-        return f"{median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
-
-    return f"| {name} | {of('wall', 2)} | {of('processor', 2)} | {of('memory', 0)} |"
-
-
-def limit(found: Mapping[str, Any]) -> str:
-    """Say how long the bytes alone would take, from a disk that has to be read."""
-    moved = max(found["bytes"].values())
-    seconds = moved / found["disk"]["read"] + found["student"] / found["disk"]["write"]
-    rates = f"read at {found['disk']['read'] / 1e9:.2f} GB/s, written at {found['disk']['write'] / 1e9:.2f} GB/s"
-    return f"| the bytes alone, from the disk: {moved / 1e9:.1f} GB {rates} | {seconds:.2f} | | |"
-
-
-def goals(part: str, known: Mapping[str, Any]) -> list[str]:
-    """List what was promised of this part, and what was measured."""
-    runs = known[part]["runs"]
-
-    def of(name: str, key: str = "wall") -> float | None:
-        return median(each[key] for each in runs[name]) if runs.get(name) else None
-
-    most = max(COUNTS[part])
-    asked = {
-        "resnet50": [
-            ("soup of 8: half of mergekit's time", of("wfcli soup 8"), of("mergekit soup 8"), 0.5),
-            ("soup of 8: 0.6 of mergekit's memory", of("wfcli soup 8", "memory"), of("mergekit soup 8", "memory"), 0.6),
-            ("soup of 8: `import torch` and 2 s", of("wfcli soup 8"), (of("import torch") or 0) + 2, 1.0),
-            ("`--help`: 0.05 of mergekit's time", of("wfcli --help"), of("mergekit --help"), 0.05),
-        ],
-        "vit_b_32": [("weightformer of 8: five times the soup", of("wfcli weightformer 8"), of("wfcli soup 8"), 5.0)],
-        "large": [
-            (
-                "soup: at least 0.7 of the rate of `sha256sum` and one write",
-                of("wfcli soup 2"),
-                of("sha256sum of the inputs, one write"),
-                1 / 0.7,
-            )
-        ],
-    }[part]
-    if most > 2:
-        asked += [
-            (
-                f"memory of {method} from 2 to 8 teachers: 5 % more",
-                of(f"wfcli {method} 8", "memory"),
-                of(f"wfcli {method} 2", "memory"),
-                1.05,
-            )
-            for method in METHODS[part]
-        ]
-    lines = ["| promise | measured | at most | kept |", "|---|---:|---:|---|"]
-    for what, got, other, factor in asked:
-        if got is not None and other is not None:
-            kept = "yes" if got <= factor * other else "no"
-            lines.append(f"| {what} | {got:,.2f} | {factor * other:,.2f} | {kept} |")
-    return lines
 
 
 if __name__ == "__main__":
