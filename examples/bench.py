@@ -169,8 +169,8 @@ def top1(bench: Bench, state: Mapping[str, Tensor], images: Images) -> float:
     return score(log_probs(bench, state, images), images.labels).top1
 
 
-def greedy_soup(bench: Bench, index: Sequence[int]) -> State:
-    """Add teachers from the best down while validation (calibrated) does not fall.
+def greedy_soup(bench: Bench, index: Sequence[int], framed: Mapping[int, State] | None = None) -> State:
+    """Add teachers, in one frame if `framed`, from the best down while validation (calibrated) does not fall.
 
     Wortsman et al. 2022 (arXiv 2203.05482), recipe 1.
     """
@@ -179,8 +179,9 @@ def greedy_soup(bench: Bench, index: Sequence[int]) -> State:
     kept = [order[0]]
     best = score(bench.validation_log_probs[order[0]], labels).top1
     student = bench.states[order[0]]
+    states = framed or dict(enumerate(bench.states))
     for candidate in order[1:]:
-        trial = calibrated(bench, soup([bench.states[i] for i in [*kept, candidate]]))
+        trial = calibrated(bench, soup([states[i] for i in [*kept, candidate]]))
         found = top1(bench, trial, bench.validation)
         if found >= best:
             best, student, kept = found, trial, [*kept, candidate]

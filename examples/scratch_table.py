@@ -32,6 +32,7 @@ from wfcli.core.plan import LayerPlan
 from wfcli.core.repair import lengthened, repair
 from wfcli.core.training import BatchOrder, training_batch, usual_optimiser
 from wfcli.engine.align import find_frame
+from wfcli.engine.fitting import load_named
 from wfcli.engine.hooks import Silent
 from wfcli.engine.plans import plan_of
 
@@ -54,6 +55,8 @@ def main() -> None:
     place = options.runs / options.kind
     has_generators = (place / "generators").is_dir()
     generators, digests = trained(place / "generators", lambda name: True) if has_generators else ({}, {})
+    loaded = load_named("pretrained:universal")
+    generators["shipped-0"], digests["shipped-0"] = loaded.generator, loaded.digest
     done = known(options.output, digests)
     bench = open_bench(place / "teachers", range(TESTED))
 

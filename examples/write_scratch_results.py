@@ -43,6 +43,8 @@ ROWS = {
     "aligned by activations": "aligned by activations",
     "aligned by activations, repaired": "aligned by activations, repaired",
     "**aligned by activations, least squares**": "aligned by activations, least squares",
+    "generator `universal`, as shipped, data-free": "generator shipped, data-free",
+    "generator `universal`, as shipped, calibrated": "generator shipped, calibrated",
     "generator `universal`, data-free": "generator universal, data-free",
     "generator `universal`, calibrated": "generator universal, calibrated",
     "generator `specialised`, data-free": "generator specialised, data-free",
@@ -66,8 +68,9 @@ their width for four epochs (on split data, each on its own Dirichlet-0.3 share,
 and the Transformer at two thirds of a tiny one for three; six of each kind, at most five sets of K. Repaired:
 BatchNorm statistics of 1,000 images, or REPAIR where there is no BatchNorm. Least squares: layers fitted on 1,000
 unlabelled images. Aligning by activations looks at 256 of them. Generators have learned from six other nets of the
-kind, without a choice of the seed. Steps of distillation are of 64 images, each start at its best of three rates. The
-raw numbers are in the JSON files beside this page.
+kind, without a choice of the seed; the shipped one from other tasks. Steps of distillation are those of `finetune`:
+64 images with their labels and the ensemble's answers, each start at its best of three rates. The raw numbers are in
+the JSON files beside this page.
 
 """
 

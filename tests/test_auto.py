@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.conftest import Ran, TinyTeachers
+from wfcli.core.architectures import find_architecture
 from wfcli.core.checkpoint import open_checkpoint
-from wfcli.core.data import same_dataset
+from wfcli.core.data import DataSpec, same_dataset
 from wfcli.engine.compare import CompareResult
 from wfcli.engine.draws import Line, summarise
+from wfcli.engine.fuse import FuseConfig, fuse
 from wfcli.report import methods_compared
 
 pytest.importorskip("sklearn")
@@ -88,6 +91,33 @@ def test_auto_takes_a_copy_of_the_best_teacher_where_nothing_is_better(
     assert "best single" in ran.stdout
     written = load_file(out)
     assert all((written[name] == state[name]).all() for name in state)
+
+
+def test_a_copy_of_the_best_of_independent_teachers_stands_as_it_was(
+    wfcli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frame is its own: nothing was aligned, and the line to the student goes from one net to the same net."""
+    teachers = tmp_path / "zoo"
+    assert wfcli("train-teachers", *ARCH, "--count", "3", "--epochs", "0.5", "-o", teachers).code == 0
+    config = FuseConfig(
+        (str(teachers),), find_architecture(ARCH[1], {"width": 0.125}), tmp_path / "s.safetensors", method="auto",
+        methods=("soup",), data=DataSpec("digits"), pictures=True, align="weights",
+    )  # fmt: skip
+    monkeypatch.setattr("wfcli.engine.auto.rank", lambda one: (one.method == "best single", 0.0))
+    result = fuse(config)
+    assert result.method == "best single"
+    assert result.alignment is None
+    assert result.comparison is not None
+    assert result.comparison.pictures is not None
+    lines = result.comparison.pictures.lines
+    assert lines is not None
+    assert not lines.aligned
+    starts = {line.start for line in lines.lines if line.end == "s.safetensors"}
+    ends = {name: load_file(teachers / name) for name in starts}
+    written = load_file(tmp_path / "s.safetensors")
+    (same,) = [name for name, state in ends.items() if all((state[key] == written[key]).all() for key in state)]
+    (flat,) = [line for line in lines.lines if (line.start, line.end) == (same, "s.safetensors")]
+    assert max(flat.nll) - min(flat.nll) < 1e-4
 
 
 def test_auto_begins_nothing_after_the_time_budget(wfcli: Cli, digits_zoo: Path, tmp_path: Path) -> None:
@@ -297,6 +327,11 @@ def test_a_method_made_in_some_draws_has_no_mean_over_all() -> None:
     console.print(methods_compared(result))
     assert "(2 of 3)" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "draws: 3 of 3 teachers" in console.file.getvalue()  # type: ignore[attr-defined]
+    other = replace(lines[0], method="repair")
+    assert [(one.method, one.draws, one.made) for one in summarise([*lines, other])] == [
+        ("soup", 3, 2),
+        ("repair", 3, 1),  # not possible in the others: its mean is over other teachers
+    ]
 
 
 @pytest.mark.parametrize("other", ["data/", "./data"])

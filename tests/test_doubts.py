@@ -124,6 +124,20 @@ def test_fuse_tells_of_a_moving_average(wfcli: Run, tiny_teachers: TinyTeachers,
     assert ran.stderr == ""
 
 
+def test_fine_tunes_of_the_last_layer_alone_are_no_copies(
+    wfcli: Run, tiny_teachers: TinyTeachers, tmp_path: Path
+) -> None:
+    base = load_file(tiny_teachers.paths[0])
+    for number in range(2):
+        draw = torch.Generator().manual_seed(number)
+        noise = 10 * base["head.weight"].std() * torch.randn(base["head.weight"].shape, generator=draw)
+        save_state(tmp_path / f"head-{number}.safetensors", {**base, "head.weight": base["head.weight"] + noise}, {})
+    paths = [*tiny_teachers.paths[1:3], *sorted(tmp_path.glob("head-*.safetensors"))]
+    ran = wfcli("fuse", *paths, *tiny_teachers.arch, "--method", "soup", "-o", tmp_path / "s.safetensors")
+    assert ran.code == 0
+    assert "nearly the same net" not in ran.stderr
+
+
 def test_fuse_tells_of_a_head_in_another_order(wfcli: Run, tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
     def turn(state: dict[str, Tensor]) -> None:
         draw = torch.Generator().manual_seed(2)
@@ -156,5 +170,8 @@ def test_eval_tells_of_other_orders_and_normalisations(wfcli: Run, digits_zoo: P
     told = " ".join(ran.stderr.split())
     assert "plain.safetensors" not in told
     assert "turned.safetensors: " in told
+    beside = wfcli("eval", tmp_path / "turned.safetensors", "--teachers", tmp_path / "plain.safetensors",
+                   "--teachers", digits_zoo, *arch)  # fmt: skip
+    assert "turned.safetensors: " in " ".join(beside.stderr.split())
     assert "with 10 of its classes renamed: it seems to know them in another order" in told
     assert "images normalised by mean (0.0, 0.0, 0.0), std (1.0, 1.0, 1.0)" in told

@@ -233,12 +233,12 @@ def test_a_fingerprint_tells_bases_apart() -> None:
     assert (one * stranger).sum(1).mean() < 0.5
 
 
-@pytest.mark.parametrize("columns", [False, True])
-def test_a_layer_is_mixed_alike_at_once_and_in_pieces(columns: bool) -> None:
+@pytest.mark.parametrize(("columns", "spread"), [(False, 1.0), (True, 1.0), (True, 30.0)])
+def test_a_layer_is_mixed_alike_at_once_and_in_pieces(columns: bool, spread: float) -> None:
     draw = torch.Generator().manual_seed(5)
     weight = torch.randn(3, 7, 6, PIECE // 60, generator=draw)
-    row = torch.randn(3, 7, generator=draw)
-    column = torch.randn(3, 6, generator=draw) if columns else None
+    row = spread * torch.randn(3, 7, generator=draw)
+    column = spread * torch.randn(3, 6, generator=draw) if columns else None
     scale = torch.rand(7, generator=draw)
     at_once = _mix(weight, row.clone().requires_grad_(), column, scale)
     assert at_once.requires_grad

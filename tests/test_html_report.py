@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import Ran, TinyTeachers
 from tests.test_evaluate import constant_teacher, write_images
 from tests.test_report import COMPARISON
-from wfcli import html_page, html_report
+from wfcli import html_page, html_plots, html_report
 from wfcli.core.metrics import Agreement, Bin
 from wfcli.engine.align import Alignment
 from wfcli.engine.compare import CompareResult
@@ -27,6 +27,7 @@ from wfcli.engine.evaluate import Comparison
 from wfcli.engine.fuse import FuseResult
 from wfcli.engine.pictures import Agreements, File, Line, Lines, Pictures, Reliability
 from wfcli.engine.train_generator import Learned, TrainGeneratorResult
+from wfcli.errors import WfError
 
 pytest.importorskip("matplotlib")
 Cli = Callable[..., Ran]
@@ -270,6 +271,38 @@ def test_names_are_text_everywhere() -> None:
         assert "\u202e" not in text
         assert any("<script>alert(1)</script>&\"'$x$��" in said for said in page.texts)
     assert html_page.escape("a\tb\x00<'") == "a�b�&lt;&#x27;"
+
+
+def test_names_that_look_like_ours_or_like_none() -> None:
+    for name in ("run#fe0005.safetensors", 'id="x url(#a', "_hidden.safetensors"):
+        rows = tuple(replace(row, name=name) if row.kind == "checkpoint" else row for row in COMPARISON.rows)
+        odd = pictures_of(replace(COMPARISON, rows=rows))
+        result = fused(odd, teachers=(name, "_b"), mixing={"one": (0.5, 0.5), "head": (0.1, 0.9)})
+        said = [text.strip() for text in Page(html_report.fused(result, ABOUT)).texts]
+        assert sum(text.startswith(name.removesuffix(".safetensors")) for text in said) > 2, name
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_no_panel_of_reliability_is_empty(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    seen: list[Figure] = []
+    draw = Figure.savefig
+
+    def save(figure: Figure, *args: Any, **options: Any) -> None:
+        seen.append(figure)
+        draw(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    bins = pictures_of(COMPARISON).pictures.reliability[0].bins  # type: ignore[union-attr]
+    html_plots.reliability([(f"net {n}", "below", 0, bins) for n in range(count)], "key", "label")
+    assert sum(axes.get_visible() for axes in seen[0].axes) == count
+
+
+def test_a_date_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "99999999999999")
+    with pytest.raises(WfError, match="SOURCE_DATE_EPOCH: got 99999999999999"):
+        html_report.check_report(tmp_path / "page.html")
 
 
 def test_answers_that_are_no_numbers_do_not_stop_the_page() -> None:

@@ -53,6 +53,14 @@ def test_inputs_stay_as_they_were() -> None:
     assert one.tolist() == [1, 1]
 
 
+def test_a_weighted_sum_is_as_wide_as_its_widest_whatever_the_order() -> None:
+    wide, narrow = torch.tensor([1.0], dtype=torch.float64) / 3, torch.tensor([1.0])
+    for tensors in ([wide, narrow], [narrow, wide]):
+        found = weighted_sum(tensors, [0.5, 0.5])
+        assert found.dtype == torch.float64
+        assert float(found) == pytest.approx(2 / 3, abs=1e-15)
+
+
 def test_a_weighted_sum_takes_numbers_and_rows() -> None:
     one, two = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0], [7.0, 8.0]])
     assert weighted_sum([one, two], [0.5, 2.0]).tolist() == [[10.5, 13.0], [15.5, 18.0]]

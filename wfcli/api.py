@@ -7,6 +7,7 @@ Sources, options and errors are those of the command line, by the same names; wa
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 Source: TypeAlias = str | PathLike[str]  # a path, a glob, a folder, hf:owner/name[@revision][:file]
-HERE = str(Path(__file__).parent)
+HERE = str(Path(__file__).parent) + os.sep
 ArchArg: TypeAlias = str | int | float | bool
 
 

@@ -46,17 +46,19 @@ def _names(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
 
 
 def _series(kind: str) -> int:
-    return TEACHER if kind == "teacher" else OWN if kind == "checkpoint" else BASELINE
+    return TEACHER if kind in ("teacher", "best") else OWN if kind == "checkpoint" else BASELINE
 
 
 def _accuracies(comparison: Comparison) -> Picture:
     rows, names = comparison.rows, _names(comparison.rows)
     dots: list[Dot] = []
+    before = None
     for row in rows:
         series = _series(row.kind)
         low, high = (None, None) if row.kind == "mean" else row.top1_ci  # of a mean it is no interval
-        gap = bool(dots) and dots[-1].series != series
-        dots.append(Dot(names[row.kind, row.name], row.top1, low, high, series, gap))
+        part = row.kind if row.kind in ("teacher", "checkpoint") else "baseline"
+        dots.append(Dot(names[row.kind, row.name], row.top1, low, high, series, bool(dots) and part != before))
+        before = part
     best = next((row.top1 for row in rows if row.kind == "best"), None)
     how = "Farther right is better. Where two bars overlap widely, so many images do not tell the nets apart."
     how += " The dashed line is the best teacher." if best is not None else ""

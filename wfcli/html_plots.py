@@ -116,7 +116,7 @@ def reliability(nets: Sequence[tuple[str, str, int, Sequence[Bin]]], key: str, l
 
     def fill(figure: Figure) -> None:
         panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flat
-        for axes, (name, below, series, bins) in zip(panels, nets, strict=False):
+        for (name, below, series, bins), axes in zip(nets, panels, strict=False):  # takes no panel without a net
             images = sum(one.images for one in bins)
             axes.plot([0, 100], [0, 100], color=DIM, linewidth=1, linestyle=DASHES[1])
             for one in bins:
@@ -182,7 +182,7 @@ def lines(found: Sequence[Line], key: str, label: str) -> str:
         for number, one in enumerate(found):
             style = _style(number, len(one.shares))
             x = [100 * share for share in one.shares]
-            loss.plot(x, one.nll, label=f"{short(one.start, 21)} → {short(one.end, 21)}", **style)
+            loss.plot(x, one.nll, label=_label(f"{short(one.start, 21)} → {short(one.end, 21)}"), **style)
             right.plot(x, [100 * share for share in one.top1], **style)
         loss.set_ylabel("loss (NLL, nats)")
         loss.set_ylim(bottom=0)
@@ -205,8 +205,8 @@ def mixing(
         for number in far[MOST_COLOURED:]:
             axes.plot(range(len(layers)), [100 * row[number] for row in weights], color=DIM, linewidth=0.6)
         for series, number in enumerate(sorted(far[:MOST_COLOURED])):
-            shares = [100 * row[number] for row in weights]
-            axes.plot(range(len(layers)), shares, label=short(teachers[number], 17), **_style(series, len(layers)))
+            shares, name = [100 * row[number] for row in weights], _label(short(teachers[number], 17))
+            axes.plot(range(len(layers)), shares, label=name, **_style(series, len(layers)))
         step = -(-len(layers) // MOST_TICKS)
         axes.set_xticks(range(0, len(layers), step), [short(name, 16) for name in layers[::step]], rotation=90)
         axes.set_ylabel("weight, %")
@@ -242,6 +242,10 @@ def curves(
     return _draw(fill, 2.9, key, label)
 
 
+def _label(name: str) -> str:
+    return f" {name}" if name.startswith("_") else name  # matplotlib leaves such names out of a legend
+
+
 def _style(number: int, points: int) -> dict[str, Any]:
     return {
         "color": SERIES[number % len(SERIES)],
@@ -264,13 +268,17 @@ def _draw(fill: Callable[[Figure], None], height: float, key: str, label: str) -
     return _inline(written.getvalue(), key, label)
 
 
+def _own_names(tag: str, key: str) -> str:
+    tag = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{key}-", tag).replace("xlink:href", "href")
+    return re.sub(r"#fe00[01]\d", lambda found: f"var({VARIABLES[found[0]]})", tag)
+
+
 def _inline(svg: str, key: str, label: str) -> str:
     """Make a file of matplotlib's a part of a page: no names that another has, no size of its own, colours by name."""
     box = re.search(r'viewBox="([^"]*)"', svg)
     assert box is not None
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{key}-", body).replace("xlink:href", "href")
-    body = re.sub(r"#fe00[01]\d", lambda found: f"var({VARIABLES[found[0]]})", body)
+    body = re.sub(r"<[^>]*>", lambda tag: _own_names(tag[0], key), body)  # what stands between tags are names of nets
     body = body.replace("'DejaVu Sans'", "system-ui, sans-serif")
     return f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(label)}">{body.rstrip()}'

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from wfcli.engine.train_generator import TrainGeneratorResult
 
 STUDENTS = 3  # that have tiles of their own
-FOOT = "Accuracies are top-1; 95 % intervals are Wilson's, over images. Nothing on this page is loaded from elsewhere."
+LOADED = "Nothing on this page is loaded from elsewhere."
+FOOT = f"Accuracies are top-1; 95 % intervals are Wilson's, over images. {LOADED}"
+OVER_DRAWS = (
+    "Accuracies are top-1; 95 % intervals of methods are Student's t, over draws of teachers, those of single nets "
+    f"Wilson's, over images. {LOADED}"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,10 @@ def today() -> str:
     """Return the date, or that of SOURCE_DATE_EPOCH, for pages whose bytes are to be the same again."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
     zone = datetime.timezone.utc
-    now = datetime.datetime.fromtimestamp(int(fixed), zone) if fixed.isdecimal() else datetime.datetime.now(zone)
+    try:
+        now = datetime.datetime.fromtimestamp(int(fixed), zone) if fixed.isdecimal() else datetime.datetime.now(zone)
+    except (ValueError, OverflowError, OSError) as error:
+        raise WfError(f"SOURCE_DATE_EPOCH: got {fixed[:20]}, expected seconds since 1970", hint="unset it") from error
     return now.date().isoformat()
 
 
@@ -57,12 +65,14 @@ def check_report(file: Path | None, made: Path | None = None) -> None:
     `made` is the folder that the verb itself makes, and looks at.
 
     Raises:
-        WfError: matplotlib is not installed.
+        WfError: matplotlib is not installed, or SOURCE_DATE_EPOCH is no date.
         OutputError: the place cannot be written, or does not end in .html.
     """
     if file is None:
         return
     problems = Problems()
+    with problems:
+        today()
     with problems:
         if find_spec("matplotlib") is None:
             raise WfError("--report: matplotlib is not installed", hint="pip install 'wfcli[plot]', or leave it out")
@@ -129,7 +139,7 @@ def methods_compared(result: CompareResult, about: About) -> str:
     counts = list(dict.fromkeys(one.count for one in shown.summary))
     title = f"Merge methods on {_either(counts)} teachers"
     setting = f"{shown.architecture} · {shown.data}, {shown.split} split"
-    return page.page("wfcli compare", title, [setting], body + _made(about, teachers), FOOT)
+    return page.page("wfcli compare", title, [setting], body + _made(about, teachers), OVER_DRAWS)
 
 
 def generator_trained(result: TrainGeneratorResult, about: About) -> str:
@@ -155,7 +165,7 @@ def generator_trained(result: TrainGeneratorResult, about: About) -> str:
     title = f"A {shown.settings.get('preset', '')} generator from {len(shown.zoos)} zoo{'s' * (len(shown.zoos) != 1)}"
     architectures = ", ".join(dict.fromkeys(one.architecture for one in shown.zoos))
     made = _made(about, None, [(shown.folder.name, shown.digest)])
-    return page.page("wfcli train-generator", title, [architectures], body + made, FOOT)
+    return page.page("wfcli train-generator", title, [architectures], body + made, f"Accuracies are top-1. {LOADED}")
 
 
 # Pieces ------------------------------------------------------------------------------------------------------------

@@ -268,7 +268,7 @@ AlignOption = Annotated[
         "--align",
         metavar="A",
         help="Bring the units of the teachers into one order: auto (by weights, where they share no base), weights, "
-        "activations (on the images of --data) or none.",
+        "activations (on the images of --data or --unlabelled) or none.",
     ),
 ]
 GuardOption = Annotated[

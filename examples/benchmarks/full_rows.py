@@ -144,7 +144,7 @@ def students(one: Set, generators: Mapping[str, WeightFormer]) -> dict[str, Call
         **({"soup, not aligned": lambda: soup(as_they_are)} if one.aligned else {}),
         "soup": lambda: soup(states),
         "soup, calibrated": lambda: calibrated(bench, soup(states)),
-        "greedy soup": lambda: greedy_soup(bench, one.index),
+        "greedy soup": lambda: greedy_soup(bench, one.index, dict(zip(one.index, states, strict=True))),
         "best simple heuristic (by validation)": lambda: best_heuristic(one),
     }
     for name, generator in generators.items():

@@ -181,7 +181,7 @@ def sizes(piece: Piece) -> dict[str, float]:
     of_base = len(load_labels(piece.other, "teachers")) if piece.other else images
     seen = {name: share * 60 * piece.minutes * speed for name, share in SHARES.items()}
     teachers = TESTED + LEARNED
-    starts = 4 * (len(RATES["sgd"]) + DRAWS)  # scratch, soup, best, generator; the rates are tried on one set
+    starts = 5 * (len(RATES["sgd"]) + DRAWS)  # scratch, soup, best, two generators; the rates are tried on one set
     found = {
         "images_a_second": round(speed),
         "images": images,
@@ -300,7 +300,7 @@ def fill(piece: Piece, done: Figures) -> bool:
                 return False
             measure(one, generators, done)
             if len(one.index) == DISTILLED:
-                own = {name: g for name, g in generators.items() if name.startswith("specialised")}
+                own = {name: g for name, g in generators.items() if name != "universal"}
                 distillation(one, own, int(piece.result["sizes"]["distillation_steps"]), done)
             piece.keep()
         print(f"{zoo}: measured ({piece.left():.0f} s left)", flush=True)

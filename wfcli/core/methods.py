@@ -110,10 +110,12 @@ def weighted_sum(tensors: Iterable[Tensor], weights: Iterable[float | Tensor]) -
 
     A weight is a number or a tensor that broadcasts against the teachers' tensor, one weight a row for instance.
     """
+    import torch
+
     total: Tensor | None = None
     for tensor, weight in zip(tensors, weights, strict=True):
         term = tensor.to(widened(tensor)) * weight
-        total = term if total is None else total.add_(term)
+        total = term if total is None else total.to(torch.promote_types(total.dtype, term.dtype)).add_(term)
     if total is None:
         raise ValueError("weighted_sum of no tensors")
     return total

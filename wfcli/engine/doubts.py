@@ -15,7 +15,8 @@ from wfcli.core.layouts import tables
 from wfcli.core.pieces import in_pieces
 from wfcli.core.regime import Regime
 from wfcli.engine.hooks import Hooks, Silent
-from wfcli.engine.lineup import Answers, Bench, Entry, ask
+from wfcli.engine.lineup import Bench, Entry, ask
+from wfcli.engine.relation import distances
 from wfcli.engine.teachers import Teachers
 
 LOOKED_AT = 256  # images, to try other normalisations on
@@ -34,8 +35,11 @@ def doubt_weights(
     names = [checkpoint.name for checkpoint in teachers.checkpoints]
     if relation is None or not relation.shared_base:
         return
-    for first, second in near_copies(relation.between):
-        apart = _percent(relation.between[first][second])
+    between = relation.between
+    if near_copies(between):  # of some tensors: fine-tunes of the last layer alone may differ in none of those
+        between = distances(teachers, checked)
+    for first, second in near_copies(between):
+        apart = _percent(between[first][second])
         hooks.warn(
             f"{names[first]} and {names[second]} are nearly the same net ({apart} apart): one run and its moving "
             "average, or two epochs of it? Together they count twice: leave one out"
@@ -51,17 +55,17 @@ def doubt_weights(
             )
 
 
-def doubt_answers(bench: Bench, entries: Sequence[Entry], answers: Answers, images: Images) -> None:
-    """Warn of nets whose answers to labelled images fit in another order of the classes or another normalisation."""
-    labels = answers.labels
-    right = [log_probs.argmax(1) == labels for log_probs in answers.log_probs[: len(entries)]]
+def doubt_answers(bench: Bench, entries: Sequence[Entry], answers: Sequence[Tensor], images: Images) -> None:
+    """Warn of nets whose answers [B, C] to labelled images fit in another order of the classes or normalisation."""
+    labels = images.labels
+    right = [log_probs.argmax(1) == labels for log_probs in answers]
     top1 = [_mean(own) for own in right]
-    sure = [_mean(log_probs.amax(1).exp()) for log_probs in answers.log_probs]
+    sure = [_mean(log_probs.amax(1).exp()) for log_probs in answers]
     for place, entry in enumerate(entries):
-        if answers.log_probs[place].isnan().any():  # its row says so
+        if answers[place].isnan().any():  # its row says so
             continue
         own = f"{entry.name}: {_percent(top1[place])} right on {images.name}"
-        if (found := reordered_answers(answers.log_probs[place], labels)) is not None:
+        if (found := reordered_answers(answers[place], labels)) is not None:
             bench.hooks.warn(
                 f"{own}, {_percent(found.after)} with {found.moved} of its classes renamed: it seems to know them in "
                 "another order; put its head's rows in the order of the data's classes, or leave it out"

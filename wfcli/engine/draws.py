@@ -36,8 +36,8 @@ class Summary:
 
     count: int
     method: str
-    draws: int
-    made: int  # of them: in which there was a student
+    draws: int  # of so many teachers
+    made: int  # of them: in which this method was possible and gave a student
     validation: float | None
     test: float | None
     half: float | None  # None: one draw
@@ -72,8 +72,10 @@ def summarise(lines: Sequence[Line]) -> list[Summary]:
     from scipy.stats import t as student_t
 
     grouped: dict[tuple[int, str], list[Line]] = defaultdict(list)
+    seeds: dict[int, set[int]] = defaultdict(set)
     for line in lines:
         grouped[line.count, line.method].append(line)
+        seeds[line.count].add(line.seed)
     found = []
     for (count, method), group in grouped.items():
         made = [line for line in group if line.validation is not None or line.test is not None]
@@ -85,7 +87,7 @@ def summarise(lines: Sequence[Line]) -> list[Summary]:
             Summary(
                 count=count,
                 method=method,
-                draws=len(group),
+                draws=len(seeds[count]),
                 made=len(made),
                 validation=fmean(validation) if validation else None,
                 test=fmean(test) if test else None,

@@ -117,7 +117,8 @@ def compare(
     count = len(teachers.checkpoints) if teachers is not None else 0
     answers = ask(bench, models, images, stage="evaluating", teachers=count)
     rows = [row_of(bench, answers, place, entry) for place, entry in enumerate(entries)]
-    doubt_answers(bench, entries[: count or None], answers, images)
+    own = [place for place, entry in enumerate(entries) if entry.kind in ("teacher", "checkpoint")]
+    doubt_answers(bench, [entries[place] for place in own], [answers.log_probs[place] for place in own], images)
     best, chosen_on = None, None
     order: list[int] = []
     if count:

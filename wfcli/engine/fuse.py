@@ -20,10 +20,10 @@ from wfcli.core.methods import METHODS, TENSORWISE
 from wfcli.engine.filters import Rule
 from wfcli.engine.heads import Heads, check_heads, join_heads
 from wfcli.engine.hooks import Hooks, Silent
-from wfcli.engine.made import make
+from wfcli.engine.made import Made, make
 from wfcli.engine.making import LEAST_IMAGES, needs_images, sees_colours
 from wfcli.engine.merging import check_method, look_at_base, settle
-from wfcli.engine.situation import Situation, find_situation
+from wfcli.engine.situation import find_situation
 from wfcli.engine.student import DTYPES
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers
 from wfcli.engine.writing import AHEAD, write_student
@@ -149,7 +149,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         base=base.file.checkpoint.name if base else None,
         origin=made.record.get("origin"),
         weights=made.weights,
-        alignment=situation.alignment,
+        alignment=made.alignment,
         regime=situation.relation.sentence(names) if situation.relation else None,
         calibrated=made.calibrated,
         learned=made.record.get("learned_from", 0),
@@ -157,7 +157,7 @@ def fuse(config: FuseConfig, hooks: Hooks | None = None) -> FuseResult:
         unlabelled=made.seen if heads is None else 0,  # with heads of their own it calibrates, no more
         guard=made.verdict,
         seconds=seconds,
-        comparison=_compare(config, output, situation, hooks),
+        comparison=_compare(config, output, made, hooks),
         contest=contest,
         mixing=dict(made.work.layers) if config.pictures and made.work.layers else None,
     )
@@ -336,7 +336,7 @@ def _check_training_split(data: DataSpec) -> None:
         )
 
 
-def _compare(config: FuseConfig, output: Path, situation: Situation, hooks: Hooks) -> Comparison | None:
+def _compare(config: FuseConfig, output: Path, made: Made, hooks: Hooks) -> Comparison | None:
     """Compare the student that was written with the teachers it was made from, where there are images for it."""
     if config.data is None:
         return None
@@ -356,5 +356,5 @@ def _compare(config: FuseConfig, output: Path, situation: Situation, hooks: Hook
         device=config.device,
         pictures=config.pictures,
     )
-    framed = situation.checked if situation.alignment is not None else None
-    return compare([Student(file, layout)], situation.teachers, options, hooks, framed)
+    framed = made.work.checked if made.alignment is not None else None
+    return compare([Student(file, layout)], made.work.teachers, options, hooks, framed)

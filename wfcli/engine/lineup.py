@@ -83,7 +83,7 @@ def load_entries(bench: Bench, blank: nn.Module, kind: Kind, files: Sequence[tup
 
 
 def soup_entry(bench: Bench, teachers: Teachers, blank: nn.Module) -> Entry:
-    """Make the uniform soup, to the bit what `fuse --method soup` writes."""
+    """Make the uniform soup of the teachers as they are, to the bit what `fuse --method soup --align none` writes."""
     views = [teachers.layout.timm_view(checkpoint) for checkpoint in teachers.checkpoints]
     specs = output_specs(teachers, "keep")
     dtypes = {timm_name: torch_dtype(specs[name].dtype) for timm_name, (name, _) in teachers.layout.to_file.items()}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from wfcli.core.guard import Verdict
     from wfcli.core.images import Images
+    from wfcli.engine.align import Alignment
     from wfcli.engine.fitting import Fitted, Loaded
     from wfcli.engine.fuse import FuseConfig
     from wfcli.engine.situation import Situation
@@ -37,6 +38,7 @@ class Made:
     calibrated: bool
     seen: int  # images without labels that it has learnt from
     verdict: Verdict | None  # None: the guard was not asked
+    alignment: Alignment | None  # None: the teachers it was made from stood as they are
 
     @property
     def weights(self) -> tuple[float, ...] | None:
@@ -92,7 +94,8 @@ def make(
         record["alignment"] = {"how": situation.alignment.how, "moved": list(situation.alignment.moved)}
     read: Sequence[Finite] = [*checked, *([settings.base.file] if settings.base else [])]
     hints = FUSE_HINTS if loaded is not None else METHOD_HINTS
-    return Made(work, cast(tensors, work.specs, read, hints), record, loaded, calibrated, seen, verdict)
+    written = cast(tensors, work.specs, read, hints)
+    return Made(work, written, record, loaded, calibrated, seen, verdict, situation.alignment)
 
 
 def _fit(config: FuseConfig, situation: Situation, hooks: Hooks) -> Fitted | None:

@@ -18,6 +18,12 @@ def relate(arch: Architecture, teachers: Teachers, checked: Sequence[Mapping[str
     return _relation(teachers, checked, _some(_matrices(arch, teachers)))
 
 
+def distances(teachers: Teachers, checked: Sequence[Mapping[str, Tensor]]) -> tuple[tuple[float, ...], ...]:
+    """Return |w - v| / |mean| of each two teachers over all their matrices, heads too."""
+    names = [name for name, shape in teachers.layout.to_timm.values() if len(shape) >= 2]
+    return _relation(teachers, checked, names).between
+
+
 def is_ancestor(
     arch: Architecture,
     teachers: Teachers,
