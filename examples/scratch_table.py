@@ -65,11 +65,14 @@ def main() -> None:
 
     for count in COUNTS:
         for pair in pairs(bench, "scratch", options.kind, count):
-            students = aligned_students(pair, done)
+            distils = count == DISTILLED and pair.key.endswith("/0")
+            missing = [f"{pair.key}/aligned by activations, least squares"]
+            missing += [f"{pair.key}/{STEPS[-1]} steps of distillation from scratch"] if distils else []
+            students = {} if all(key in done for key in missing) else aligned_students(pair, done)
             for name, generator in generators.items():
                 one_shot(pair, name, generator, done)
             keep()
-            if count == DISTILLED and pair.key.endswith("/0"):
+            if distils and students:
                 distillation(pair, students, done)
                 keep()
             print(f"{pair.key}: done", flush=True)

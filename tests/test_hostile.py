@@ -1,7 +1,7 @@
 """Hostile and broken files: some thousands of each kind are read correctly or refused by an error of ours.
 
-`examples/faults/fuzz.py` reads any number of them, watched from outside. The bugs it found stand in
-`test_hostile_cases.py`, each by its own input.
+`examples/faults/fuzz.py` reads any number of them, watched from outside. What else was found
+stands in `test_hostile_cases.py`.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def read_names(*lists: Sequence[str]) -> tuple[list[str], ...]:
         raise typer.BadParameter("-: standard input can be read once only: write it in one place")
     if sys.stdin.isatty():
         raise typer.BadParameter("-: expected names on standard input: ls zoo/*.safetensors | wfcli ... -")
-    text = sys.stdin.read()
+    buffer = getattr(sys.stdin, "buffer", None)
+    text = sys.stdin.read() if buffer is None else os.fsdecode(buffer.read())  # names are bytes
     names = [name for name in (text.split("\0") if "\0" in text else map(str.strip, text.splitlines())) if name]
     if not names:
         raise SourceError("-: standard input names no checkpoint", hint="one on a line: ls zoo/*.safetensors")

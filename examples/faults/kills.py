@@ -65,7 +65,7 @@ def stops(rig: Rig) -> list[Row]:
     some = ("fuse", "finetune", "train-generator", "train-teachers --jobs 2")
     rows = [stopped(rig, verbs(rig)[name], signal.SIGINT) for name in some]
     rows += [stopped(rig, verbs(rig)[name], signal.SIGTERM) for name in ("fuse", "train-teachers --jobs 2")]
-    return [*rows, stopped(rig, verbs(rig)["finetune"], signal.SIGHUP)]
+    return [*rows, *(stopped(rig, verbs(rig)[name], signal.SIGHUP) for name in ("finetune", "train-teachers --jobs 2"))]
 
 
 def stopped(rig: Rig, verb: Verb, number: signal.Signals) -> Row:

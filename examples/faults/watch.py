@@ -110,7 +110,7 @@ def _watch(process: Any, shared: Any, ours: Connection, tally: Tally) -> str | N
             continue
         now = time.monotonic()
         late = shared.began and now - shared.began > LONGEST
-        if late or (not shared.began and shared.number < 0 and now - started > START):
+        if late or (not shared.began and now - started > START):  # also while the first one pays for imports
             process.kill()
             process.join()
             return f"hangs: more than {LONGEST:.0f} s"

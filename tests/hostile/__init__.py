@@ -47,6 +47,9 @@ def judge(target: Target, folder: Path) -> str:
         target.read(folder)
     except WfError as error:
         found = error
+    finally:
+        ran = [place for place in (Path("it_ran"), folder / "it_ran") if place.exists()]
+        assert not ran, f"something in a file was run: {ran}"
     if found is None:
         return "accepted"
     text = str(found)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wfcli.core.digests import file_digest, hashing
 from wfcli.core.outputs import INDEX_SUFFIX, atomic_path, check_writable, write_json
+from wfcli.core.paths import local_path
 from wfcli.core.pieces import PIECE, in_pieces, row_ranges
 from wfcli.core.records import read_record
 from wfcli.core.safetensors_io import TORCH_DTYPES, TensorSpec, dtype_name, read_header, read_tensor, torch_dtype
@@ -91,6 +92,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         self._places = places
         self._loaded = loaded or {}  # tensors of a pickle that do not lie plainly in the file
         self._digest: str | None = None
+        self.file_digests: dict[Path, str] = {}  # once the digest is taken
         self._provenance: dict[str, Any] | None = None
 
     def __getitem__(self, key: str) -> torch.Tensor:
@@ -162,13 +164,13 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         """
         if self._digest is not None:
             return
-        digests = []
         for file in self._stamps:
             digest = hashlib.sha256()
             for _ in hashing(file, digest):
                 yield
             self._check_unchanged(file)
-            digests.append(digest.hexdigest())
+            self.file_digests[file] = digest.hexdigest()
+        digests = list(self.file_digests.values())
         self._digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def _check_unchanged(self, file: Path) -> None:
@@ -208,7 +210,7 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     Raises:
         CheckpointError: no such file, damaged, or a pickle that wants to run code; names the file and the tensors.
     """
-    path = Path(path)
+    path = local_path(str(path), CheckpointError)
     name = name or path.name
     if path.is_dir() or path.name.endswith(INDEX_SUFFIX):
         return _open_shards(path, name)
@@ -233,11 +235,15 @@ def _open_shards(path: Path, name: str) -> Checkpoint:
     shards = {shard: index.parent / shard for shard in sorted(set(weight_map.values()))}
     stamps, headers = {}, {}
     problems: list[str] = []
+    home = index.resolve().parent  # of the Hub's cache: where the files are that its names lead to
     for shard, file in shards.items():
+        if file.resolve().parent != home:
+            problems.append(f"{index}: {shard}: a link out of its folder, to {file.resolve()}")
+            continue
         try:
             stamps[file] = _stamp(file)
             headers[shard] = read_header(file)
-        except CheckpointError as error:  # noqa: PERF203 (all problems at once)
+        except CheckpointError as error:
             problems += error.problems
     for key, shard in weight_map.items():
         if shard in headers and key not in headers[shard].specs:

@@ -17,7 +17,7 @@ def claimed_size(data: bytes) -> tuple[int, int] | None:
         ValueError: it would take hours to decode.
     """
     if data[:2] == b"\xff\xd8":
-        if data.count(b"\xff\xda") > MOST_SCANS:
+        if _has_many_scans(data):
             raise ValueError(f"a JPEG of more than {MOST_SCANS} scans")
         return _jpeg_size(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -44,6 +44,24 @@ def check_size(width: int, height: int) -> None:
         raise ValueError(f"{width:,} x {height:,} pixels, expected no side {MOST_RATIO} times the other")
 
 
+def _has_many_scans(data: bytes) -> bool:
+    """Go from marker to marker as a decoder does, to the end of the image: what lies behind it is not decoded."""
+    at, scans = 2, 0
+    while scans <= MOST_SCANS:
+        at = data.find(b"\xff", at)
+        marker = data[at + 1] if 0 <= at < len(data) - 1 else 0xD9
+        if marker == 0xD9:
+            return False
+        scans += marker == 0xDA
+        if marker == 0xFF:  # filled up
+            at += 1
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # these have no length
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return True
+
+
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     at = 2
     while at + 9 <= len(data):
@@ -53,6 +71,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
         if marker == 0xFF:  # filled up
             at += 1
             continue
+        if marker <= 0x01 or 0xD0 <= marker <= 0xD9:  # without a length, and none of them stands before the size
+            return None
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")

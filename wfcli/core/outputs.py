@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wfcli.core.leftovers import new_file, new_folder, remove_leftovers
+from wfcli.core.paths import is_there
 from wfcli.errors import OutputError, Problems
 
 SUFFIX = ".safetensors"  # the bytes are safetensors, and a reader goes by the name
@@ -44,8 +45,8 @@ def temporary_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the place cannot be written, or the disk is full.
     """
-    _check_place(path)
     try:
+        _check_place(path)
         with new_file(path) as temporary:
             yield temporary
     except OSError as error:
@@ -96,11 +97,11 @@ def check_folder(folder: Path) -> None:
     Raises:
         OutputError: it is a file, or it cannot be made or written.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        what = "is a file" if existing == folder else f"{existing} is a file"
-        raise OutputError(f"{folder}: {what}, expected a folder", hint="choose another -o")
     try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            what = "is a file" if existing == folder else f"{existing} is a file"
+            raise OutputError(f"{folder}: {what}, expected a folder", hint="choose another -o")
         with new_file(existing / "probe"):
             remove_leftovers(existing, None if existing == folder else "probe")
     except OSError as error:
@@ -135,6 +136,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 sync(file)
             if folder.is_dir():
                 folder.rmdir()
+            sync(temporary)
             temporary.rename(place)
     except OSError as error:
         raise _unwritable_folder(folder, error) from error
@@ -201,7 +203,7 @@ def _unwritable_folder(folder: Path, error: OSError) -> OutputError:
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
     folder = path.parent
-    if not folder.exists():
+    if not is_there(folder):
         return OutputError(f"{path}: its folder does not exist", hint=f"create it first: mkdir -p {folder}")
     if not folder.is_dir():
         return OutputError(f"{path}: {folder} is not a folder", hint="choose another place")

@@ -7,12 +7,18 @@ any size) or all time (a key of tuples of tuples, whose hash has 2 ** depth step
 from __future__ import annotations
 
 import mmap
-import struct
 from typing import Any
 
-MOST_OPERATIONS = 1_000_000
+MOST_OPERATIONS = 4_000_000
 MOST_WORK = 1 << 23  # values that calls and keys have to go through, all of them together
-SWELLING = ("builtins.bytearray", "__builtin__.bytearray", "torch._utils._rebuild_meta_tensor_no_storage")
+LETTERS = 16  # of a text that count as one value
+SWELLING = (
+    "builtins.bytearray",
+    "__builtin__.bytearray",
+    "torch._utils._rebuild_meta_tensor_no_storage",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+    "torch._utils._rebuild_device_tensor_from_numpy",
+)
 ENCODE, FROM_TYPE, REBUILD = "_codecs.encode", "torch._tensor._rebuild_from_type_v2", "torch._utils._rebuild_"
 
 # Operation -> bytes of its argument, which is passed over; what it puts on the stack is a plain value.
@@ -23,12 +29,16 @@ _MARK = object()
 
 
 class _Value:
-    """What is known of a value: how many it consists of, and what word it is or, of a tuple, begins and ends with."""
+    """What is known of a value: how many it consists of, what word it is or what words a tuple consists of.
 
-    __slots__ = ("first", "last", "size", "word")
+    `held`: another value has it in it, and has counted it.
+    """
+
+    __slots__ = ("held", "size", "word", "words")
 
     def __init__(self, size: int = 1, word: str = "") -> None:
-        self.size, self.word, self.first, self.last = size, word, "", ""
+        self.size, self.word, self.held = size, word, False
+        self.words: list[str] = []
 
 
 def scan_pickle(data: bytes | mmap.mmap, begin: int = 0) -> int:
@@ -54,7 +64,8 @@ def scan_pickle(data: bytes | mmap.mmap, begin: int = 0) -> int:
                 width = 4 if operation == b"X" else 1
                 length = int.from_bytes(data[at : at + width], "little")
                 at += width + length
-                stack.append(_Value(word=str(data[at - min(length, 40) : at], "utf-8", "replace")))
+                word = str(data[at - min(length, 40) : at], "utf-8", "replace")
+                stack.append(_Value(1 + length // LETTERS, word))
             elif operation == b"c":
                 middle = data.find(b"\n", at)
                 end = data.find(b"\n", middle + 1)
@@ -62,7 +73,7 @@ def scan_pickle(data: bytes | mmap.mmap, begin: int = 0) -> int:
                     return at
                 name = ".".join(str(data[at:end], "utf-8", "replace").split("\n"))
                 if name in SWELLING:
-                    raise ValueError(name)
+                    raise ValueError(f"{name}, which may take any memory")
                 stack.append(_Value(word=name))
                 at = end + 1
             elif operation == b"(":
@@ -87,14 +98,18 @@ def scan_pickle(data: bytes | mmap.mmap, begin: int = 0) -> int:
                 count = {b"a": 1, b"s": 2}.get(operation)
                 items = _popped(stack) if count is None else [stack.pop() for _ in range(count)][::-1]
                 work += sum(item.size for item in (items[::2] if operation in (b"s", b"u") else ()))
+                if stack[-1].held and items:
+                    raise ValueError("values that grow within others")
                 stack[-1].size += sum(item.size for item in items)
+                for item in items:
+                    item.held = True
             elif operation in (b"R", b"\x81"):
                 arguments, function = stack.pop(), stack.pop()
                 _check_call(function.word, arguments)
                 work += arguments.size
                 stack.append(_Value(arguments.size))
             elif operation == b"b":
-                stack.pop()
+                work += stack.pop().size
             elif operation == b"Q":
                 stack[-1] = _Value()
             elif operation == b"\x80":
@@ -103,7 +118,7 @@ def scan_pickle(data: bytes | mmap.mmap, begin: int = 0) -> int:
                 return at
             if work > MOST_WORK or (stack and stack[-1] is not _MARK and stack[-1].size > MOST_WORK):
                 raise ValueError("values within values without end")
-    except (IndexError, KeyError, AttributeError, struct.error):  # no more on the stack, or a mark there
+    except (IndexError, KeyError, AttributeError):  # no more on the stack, or a mark there
         return at
     raise ValueError(f"more than {MOST_OPERATIONS:,} operations")
 
@@ -118,13 +133,17 @@ def _popped(stack: list[Any]) -> list[Any]:
 
 def _tuple(items: list[Any]) -> _Value:
     value = _Value(1 + sum(item.size for item in items))
-    if items:
-        value.first, value.last = items[0].word, items[-1].word
+    value.words = [item.word for item in items[:9]]
+    for item in items:
+        item.held = True
     return value
 
 
 def _check_call(name: str, arguments: Any) -> None:
-    if name == ENCODE and arguments.last != "latin1":  # as bytes are written; others take quadratic time
-        raise ValueError(f"{ENCODE} to {arguments.last!r}")
-    if name == FROM_TYPE and not arguments.first.startswith(REBUILD):
-        raise ValueError(f"{FROM_TYPE} of {arguments.first!r}")
+    first = arguments.words[0] if arguments.words else ""
+    if name == ENCODE and arguments.words[1:] != ["latin1"]:  # as bytes are written; others take quadratic time
+        raise ValueError(f"{ENCODE} to {arguments.words[1:]!r}")
+    if name == FROM_TYPE and not first.startswith(REBUILD):
+        raise ValueError(f"{FROM_TYPE} of {first!r}")
+    if name.startswith("torch.") and name.endswith(("Tensor", "Storage")):
+        raise ValueError(f"{name}, which may take any memory")

@@ -75,9 +75,12 @@ def _check_before_loading(path: Path, start: bytes) -> None:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                     raise _explain(path, start, RuntimeError("TorchScript"))
                 _check_archive(path, archive)
-                for record in archive.infolist():
-                    if record.filename.endswith("data.pkl"):
-                        scan_pickle(archive.read(record))
+                # torch finds its record whatever its case: what is scanned has to be what is loaded.
+                pickles = [one for one in archive.infolist() if one.filename.lower().endswith("data.pkl")]
+                if len(pickles) != 1 or not pickles[0].filename.endswith("data.pkl"):
+                    named = ", ".join(one.filename for one in pickles[:3]) or "none"
+                    raise CheckpointError(f"{path}: expected one data.pkl in the archive, got {named}", hint=_AGAIN)
+                scan_pickle(archive.read(pickles[0]))
         elif start:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 end = 0

@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 import torch
 
 from wfcli.core.checkpoint import atomic_path
-from wfcli.errors import CheckpointError, OutputError, WfError
+from wfcli.errors import CheckpointError, OutputError, WfError, unreadable
 
 FORMAT = 1
 FIRST = '{"step": '  # of every line of a log
@@ -57,7 +57,7 @@ def load_run(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | Non
     """Return the parts that `save_run` wrote, on the CPU, or None where there is no such file.
 
     Raises:
-        CheckpointError: the file is damaged.
+        CheckpointError: the file is damaged, or cannot be read.
         WfError: it belongs to a run with another fingerprint; says in what.
     """
     if not path.is_file():
@@ -67,6 +67,10 @@ def load_run(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | Non
         if saved["format"] != FORMAT:
             raise ValueError(f"format {saved['format']}, expected {FORMAT}")
         found, parts = dict(saved["fingerprint"]), dict(saved["parts"])
+    except MemoryError:
+        raise
+    except OSError as error:  # it may be sound
+        raise unreadable(path, error) from error
     except Exception as error:  # a damaged file makes torch.load raise many things
         raise CheckpointError(
             f"{path}: damaged, cannot be resumed from ({type(error).__name__})",
@@ -90,10 +94,13 @@ def refuse_forgotten(path: Path, fingerprint: Mapping[str, Any]) -> None:
 
     Raises:
         WfError: there is a state with this very fingerprint.
+        CheckpointError: there is a state that cannot be read at the moment.
     """
     try:
         found = load_run(path, fingerprint)
-    except WfError:
+    except WfError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return
     if found is not None:
         raise WfError(
@@ -171,7 +178,7 @@ class RunLog:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
     return [line for line in lines if (found := _step_of(line)) is not None and found <= step]
 
 

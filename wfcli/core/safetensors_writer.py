@@ -110,7 +110,7 @@ def _lay_out(specs: Mapping[str, TensorSpec], provenance: Provenance) -> tuple[b
         cursor += spec.size
         fields[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [begins[name], cursor]}
     fields["__metadata__"] = {"format": "pt", "wfcli": _canonical_json(provenance)}
-    text = _canonical_json(fields).encode("utf-8")
+    text = _canonical_json(fields).encode("utf-8", "replace")  # a file may have a name that is no text
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     return header, {name: len(header) + begin for name, begin in begins.items()}

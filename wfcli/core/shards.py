@@ -74,13 +74,31 @@ def write_shards(
             total = sum(spec.size for spec in specs.values())
             write_json(index, {"metadata": {"total_size": total}, "weight_map": weight_map})
         except BaseException:
+            kept = set(_named(index))  # an interrupt may come when the index has its name already
             for name in fresh:
-                path.with_name(name).unlink(missing_ok=True)
+                if name not in kept:
+                    path.with_name(name).unlink(missing_ok=True)
             raise
         for old in path.parent.iterdir():
             if old.name == path.name or (is_shard_of(path, old.name) and old.name not in names):
                 old.unlink()
     return index, hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def remove_shards(path: Path) -> None:
+    """Remove the index and the shards of an earlier student at `path`: a folder with an index means its shards."""
+    index = index_of(path)
+    names = set(_named(index))
+    if names and all(is_shard_of(path, name) for name in names):
+        for name in (index.name, *names):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _named(index: Path) -> Iterable[str]:
+    try:
+        return read_index(index).values() if index.is_file() else ()
+    except CheckpointError:
+        return ()
 
 
 def index_of(path: Path) -> Path:

@@ -23,6 +23,7 @@ from wfcli.errors import CheckpointError, SourceError
 
 FORMAT = 1
 FILE = "zoo.json"
+MOST_ZOO = 1 << 28  # bytes: fifty teachers of a million images each have a list of a few hundred million letters
 FORM = {
     "format": int,
     "architecture": {**ARCHITECTURE, "args": {"*": (str, float, bool)}},
@@ -105,7 +106,7 @@ def read_zoo(folder: Path | str) -> Zoo:
     if not path.is_file():
         raise SourceError(f"{folder}: no {FILE} there", hint="a zoo is a folder written by wfcli train-teachers")
     try:
-        written = read_json(path)
+        written = read_json(path, MOST_ZOO)
         if not isinstance(written, dict) or written.get("format") != FORMAT:
             got = written.get("format") if isinstance(written, dict) else type(written).__name__
             raise SourceError(f"{path}: got format {reprlib.repr(got)}, expected {FORMAT}", hint="make the zoo again")

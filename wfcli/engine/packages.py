@@ -11,6 +11,7 @@ from wfcli.core.architectures import Layout, find_architecture, match_layout
 from wfcli.core.checkpoint import INDEX_SUFFIX, Checkpoint, file_digest, open_checkpoint, write_checkpoint
 from wfcli.core.hub_cards import complete_card, write_card
 from wfcli.core.hub_upload import CARD
+from wfcli.core.paths import local_path
 from wfcli.core.pretrained import BASE
 from wfcli.core.safetensors_io import read_header
 from wfcli.core.zoo import FILE as ZOO
@@ -57,7 +58,7 @@ def pack(config: PushConfig, repo: str, folder: Path) -> Package:
         SourceError: it is not there, or nothing of ours.
         CheckpointError, ArchitectureError, GeneratorError: it is damaged, or does not fit what it says of itself.
     """
-    path = Path(config.source).expanduser()
+    path = local_path(config.source)
     if not path.exists():
         raise SourceError(f"{config.source}: no such file or folder", hint=OURS)
     if path.is_dir() and (path / ZOO).is_file():

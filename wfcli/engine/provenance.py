@@ -5,6 +5,7 @@ It holds no time and no absolute path, so the same inputs give the same bytes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +36,8 @@ def made_by(verb: str, arch: Architecture, seed: int) -> dict[str, Any]:
 
 def source_name(source: str) -> str:
     """Name a dataset: of a local folder, its base name."""
-    return Path(source).resolve().name if is_there(source) else source
+    place = os.path.expanduser(source)  # noqa: PTH111 (of a text that may be no path)
+    return Path(place).resolve().name if is_there(place) else source
 
 
 def described(data: DataSpec) -> str:

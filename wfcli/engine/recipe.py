@@ -119,7 +119,9 @@ def as_toml(provenance: Mapping[str, Any]) -> str:
     if "base" in options and "base" in provenance:
         options["base"] = _pinned(provenance["base"])
     generator = provenance.get("generator") or provenance.get("rejected") or {}
-    if "generator" in options and "revision" in generator:
+    if "max-shard-size" in options:
+        options["max-shard-size"] = str(options["max-shard-size"])  # as the flag takes it: bytes, or 5GB
+    if "revision" in generator and not str(options.get("generator", "pretrained:")).startswith("pretrained:"):
         options["generator"] = _pinned(generator)
     lines += [f"{flag} = {_quoted(value)}" for flag, value in options.items()]
     lines.append("teachers = [")

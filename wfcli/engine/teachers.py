@@ -13,6 +13,7 @@ from wfcli.core.architectures import Architecture, Layout, head_keys, match_layo
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.digests import digests_beside
 from wfcli.core.hub import blob_digest
+from wfcli.core.paths import is_there
 from wfcli.core.shards import index_of, is_shard_of
 from wfcli.core.sources import SPELLINGS, Source, resolve_sources
 from wfcli.core.start import load_torch
@@ -99,12 +100,12 @@ def open_teachers(
 def check_not_overwritten(output: Path, checkpoints: Iterable[Checkpoint], *, sharded: bool = False) -> None:
     """Make sure that writing `output` would not destroy what it is made from.
 
-    `sharded`: it may be written as shards, which take the place of the index and the shards that are there.
+    `sharded`: it may be written as shards. Those that are there, and their index, go whatever takes their place.
 
     Raises:
         OutputError: it is a file of one of the checkpoints.
     """
-    hint = "choose another -o"
+    hint, sharded = "choose another -o", sharded or is_there(index_of(output))
     for checkpoint in checkpoints:
         for file in (checkpoint.path, *checkpoint.files):
             if is_same_file(file, output) or (sharded and is_same_file(file, index_of(output))):
@@ -117,7 +118,7 @@ def check_not_overwritten(output: Path, checkpoints: Iterable[Checkpoint], *, sh
 
 def is_same_file(one: Path, other: Path) -> bool:
     """Tell whether two names, links too, lead to one file that is there."""
-    return one.exists() and other.exists() and one.samefile(other)
+    return is_there(one) and is_there(other) and one.samefile(other)
 
 
 def _too_few(sources: Sequence[Source], minimum: int) -> CheckpointError:
@@ -166,10 +167,12 @@ def _check_downloads(checkpoints: Sequence[Checkpoint]) -> None:
     """Compare with the digests that the Hub has told, which the client does not."""
     problems = []
     for checkpoint in checkpoints:
-        wanted = blob_digest(checkpoint.path)
-        if wanted is not None and checkpoint.digest() != wanted and checkpoint.files == (checkpoint.path,):
-            told = f"got sha256 {checkpoint.digest()[:12]}, expected {wanted[:12]}, as the Hub says"
-            problems.append(f"{checkpoint.name}: {told}: {checkpoint.path.resolve()}")
+        checkpoint.digest()
+        for file, digest in checkpoint.file_digests.items():
+            wanted = blob_digest(file)
+            if wanted is not None and digest != wanted:
+                told = f"got sha256 {digest[:12]}, expected {wanted[:12]}, as the Hub says"
+                problems.append(f"{checkpoint.name}: {told}: {file.resolve()}")
     if problems:
         raise CheckpointError(*problems, hint="delete these files, and run again: they are fetched again")
 

@@ -110,7 +110,7 @@ def _work(connection: Connection, task: Callable[[Any], Any]) -> None:
     """Do one job after the other until the main process closes its end, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to stop
     try:
-        interrupts.heed(silent=True, names=("SIGTERM",))  # so that `finally` is heeded
+        interrupts.heed(silent=True, names=("SIGTERM", "SIGHUP"))  # so that `finally` is heeded
         Thread(target=_end_with_parent, daemon=True).start()
         _work_on(connection, task)
         interrupts.ignore()  # this process ends by itself; the main one may well tell it to

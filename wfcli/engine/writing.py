@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from wfcli.core.checkpoint import write_checkpoint, write_shards
 from wfcli.core.digests import digests_beside
 from wfcli.core.safetensors_writer import Late
+from wfcli.core.shards import remove_shards
 from wfcli.engine.teachers import check_bytes
 
 if TYPE_CHECKING:
@@ -47,4 +48,6 @@ def _write(config: FuseConfig, made: Made, provenance: Mapping[str, Any], late: 
     specs, most = made.work.specs, config.max_shard_size
     if most is not None and sum(spec.size for spec in specs.values()) > most:
         return write_shards(config.output, specs, made.tensors, provenance, most, late)
-    return config.output, write_checkpoint(config.output, specs, made.tensors, provenance, late)
+    digest = write_checkpoint(config.output, specs, made.tensors, provenance, late)
+    remove_shards(config.output)
+    return config.output, digest
