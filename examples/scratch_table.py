@@ -46,6 +46,7 @@ SLOW = ("resnet18", "vit")  # of these kinds some starts alone are distilled
 SOME_STARTS = ("best single", "aligned by activations, repaired", "aligned by activations, least squares", "scratch")
 IMAGES = 1000  # to align by, repair and fit layers with
 OBSERVED = 256
+MORE = "aligned by activations of 1,000 images, least squares"
 LINE = torch.linspace(0, 1, 11).tolist()
 
 
@@ -69,6 +70,7 @@ def main() -> None:
             missing = [f"{pair.key}/aligned by activations, least squares"]
             missing += [f"{pair.key}/{STEPS[-1]} steps of distillation from scratch"] if distils else []
             students = {} if all(key in done for key in missing) else aligned_students(pair, done)
+            note(done, pair.key, MORE, partial(aligned_on_more, pair))
             for name, generator in generators.items():
                 one_shot(pair, name, generator, done)
             keep()
@@ -120,6 +122,12 @@ def aligned_students(pair: Pair, done: Figures) -> dict[str, State]:
     return students
 
 
+def aligned_on_more(pair: Pair) -> float:
+    """Return the accuracy of the fitted average where the teachers are aligned by as many images as it is fitted on."""
+    states = in_frame(pair.bench, pair.states, "activations", images=IMAGES)
+    return top1(pair.bench, fitted(pair.bench, soup(states), states), pair.bench.test)
+
+
 def one_shot(pair: Pair, name: str, generator: WeightFormer, done: Figures) -> None:
     """Fill in the rows of a generator, its teachers in its frame, with the control of destroyed ones."""
     bench = pair.bench
@@ -137,11 +145,13 @@ def one_shot(pair: Pair, name: str, generator: WeightFormer, done: Figures) -> N
     )
 
 
-def in_frame(bench: Bench, states: Sequence[State], how: str, reference: State | None = None) -> list[State]:
+def in_frame(
+    bench: Bench, states: Sequence[State], how: str, reference: State | None = None, images: int = OBSERVED
+) -> list[State]:
     """Return the nets in one frame, as `wfcli fuse --align` brings them there."""
-    images = inputs(bench, OBSERVED) if how == "activations" else None
+    seen = inputs(bench, images) if how == "activations" else None
     arch, classes = bench.zoo.architecture, len(bench.zoo.class_names)
-    found = find_frame(arch, classes, states, 0, Silent(), images, reference)
+    found = find_frame(arch, classes, states, 0, Silent(), seen, reference)
     return [found.symmetry.permuted(state, one) for state, one in zip(states, found.permutations, strict=True)]
 
 

@@ -7,7 +7,7 @@
 #   tables      K = 2, 4 and 6: students, baselines, controls; for one set of four the same steps of distillation from
 #               each; the loss along the straight line between two nets
 #
-# Run so far: vgg11_bn and vgg11_bn_split. A stage is skipped when its output is there; an interrupted one goes on.
+# A stage is skipped when its output is there; an interrupted one goes on.
 # Usage: examples/scratch_teachers.sh [WORK_FOLDER [STEP]]     (default runs/scratch; DATA=../shared/data)
 # A step is one of the functions below with its arguments: zoo vit, generators 0, tables resnet18.
 set -euo pipefail

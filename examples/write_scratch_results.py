@@ -43,6 +43,7 @@ ROWS = {
     "aligned by activations": "aligned by activations",
     "aligned by activations, repaired": "aligned by activations, repaired",
     "**aligned by activations, least squares**": "aligned by activations, least squares",
+    "aligned by activations of 1,000 images, least squares": "aligned by activations of 1,000 images, least squares",
     "generator `universal`, as shipped, data-free": "generator shipped, data-free",
     "generator `universal`, as shipped, calibrated": "generator shipped, calibrated",
     "generator `universal`, data-free": "generator universal, data-free",
