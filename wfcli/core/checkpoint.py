@@ -8,6 +8,7 @@ names are passed on here, so that the rest of the package needs this module alon
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -235,10 +236,11 @@ def _open_shards(path: Path, name: str) -> Checkpoint:
     shards = {shard: index.parent / shard for shard in sorted(set(weight_map.values()))}
     stamps, headers = {}, {}
     problems: list[str] = []
-    home = index.resolve().parent  # of the Hub's cache: where the files are that its names lead to
+    home = Path(os.path.realpath(index)).parent  # of the Hub's cache: where the files are that its names lead to
     for shard, file in shards.items():
-        if file.resolve().parent != home:
-            problems.append(f"{index}: {shard}: a link out of its folder, to {file.resolve()}")
+        target = Path(os.path.realpath(file))  # pathlib's own raises where links go in circles
+        if target.parent != home:
+            problems.append(f"{index}: {shard}: a link out of its folder, to {target}")
             continue
         try:
             stamps[file] = _stamp(file)
