@@ -68,13 +68,16 @@ def main() -> None:
         for pair in pairs(bench, "scratch", options.kind, count):
             distils = count == DISTILLED and pair.key.endswith("/0")
             missing = [f"{pair.key}/aligned by activations, least squares"]
-            missing += [f"{pair.key}/{STEPS[-1]} steps of distillation from scratch"] if distils else []
+            own = [name for name in generators if name.startswith("specialised")] if distils else []
+            ends = [*(f"generator {name}" for name in own), "scratch"] if distils else []
+            missing += [f"{pair.key}/{STEPS[-1]} steps of distillation from {start}" for start in ends]
             students = {} if all(key in done for key in missing) else aligned_students(pair, done)
             note(done, pair.key, MORE, partial(aligned_on_more, pair))
             for name, generator in generators.items():
                 one_shot(pair, name, generator, done)
             keep()
             if distils and students:
+                students |= {f"generator {name}": generated(pair, generators[name]) for name in own}
                 distillation(pair, students, done)
                 keep()
             print(f"{pair.key}: done", flush=True)
@@ -126,6 +129,12 @@ def aligned_on_more(pair: Pair) -> float:
     """Return the accuracy of the fitted average where the teachers are aligned by as many images as it is fitted on."""
     states = in_frame(pair.bench, pair.states, "activations", images=IMAGES)
     return top1(pair.bench, fitted(pair.bench, soup(states), states), pair.bench.test)
+
+
+def generated(pair: Pair, generator: WeightFormer) -> State:
+    """Return the student of a generator, its teachers in its frame, calibrated."""
+    states = in_frame(pair.bench, pair.states, "weights", generator.reference or None)
+    return calibrated(pair.bench, fused(pair.bench, generator, states))
 
 
 def one_shot(pair: Pair, name: str, generator: WeightFormer, done: Figures) -> None:

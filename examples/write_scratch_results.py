@@ -59,6 +59,7 @@ STARTS = (
     "aligned by weights, least squares",
     "aligned by activations, repaired",
     "aligned by activations, least squares",
+    "generator specialised",
     "scratch",
 )
 STUDENTS = tuple(row for row in ROWS if "single" not in row and row != "ensemble" and "control" not in row)
