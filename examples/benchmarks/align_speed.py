@@ -4,7 +4,8 @@
 
 The nets have timm's own random starts, each of another seed: nothing in them is alike, the order of every space has to
 be found. What is timed is the whole of `wfcli fuse --method aligned-soup`, proof that every net is what it was and
-writing included, beside the plain soup of the same files. Results: examples/results/align_speed.json.
+writing included, beside the plain soup of the same files, and following the graph of one of them: what the process
+holds beside nets, with timm and torch.export. Results: examples/results/align_speed.json.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def main() -> None:
         size = Path(paths[0]).stat().st_size
         fuse = [WFCLI, "fuse", *paths, "--arch", options.arch, "-o", str(Path(folder) / "student.safetensors")]
         commands = {
+            "the graph of one": [WFCLI, "inspect", paths[0], "--plan", "--arch", options.arch],
             "soup, as they are": [*fuse, "--method", "soup", "--align", "none"],
             "aligned by weights": [*fuse, "--method", "aligned-soup", "--align", "weights"],
         }

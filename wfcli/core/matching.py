@@ -79,6 +79,7 @@ def match_all(
     for number in range(1, len(nets)):
         found[number] = match_weights(symmetry, nets[number](), target, seed, tries)[0]
         progress(number, steps)
+    del target
     middle = _nearest(symmetry, nets, found)
     if middle:
         target = _placed(symmetry, nets[middle], found[middle])
@@ -86,7 +87,8 @@ def match_all(
             search = Search(symmetry, _placed(symmetry, nets[number], found[number]), target)
             search.go_on(seed)
             found[number] = compose(found[number], search.found)
-    del target
+            del search
+        del target
     progress(len(nets) - 1, steps)
     total: dict[str, Tensor] = {}
     for net, permutations in zip(nets, found, strict=True):
@@ -97,12 +99,13 @@ def match_all(
             own = _placed(symmetry, net, found[number])
             _add(total, own, -1)  # the sum of the others
             search = Search(symmetry, own, total)
+            del own  # as it moves, what it was goes
             before = search.similarity()
             if search.go_on(seed):
                 better += search.similarity() - before
                 found[number] = compose(found[number], search.found)
             _add(total, search.moved)
-            del own, search
+            del search
             reached += before
             if not sweep:
                 progress(len(nets) - 1 + max(number, 1), steps)
@@ -219,7 +222,8 @@ class Search:
     def __init__(self, symmetry: Symmetry, state: State, target: State) -> None:
         self.symmetry, self.target = symmetry, target
         self.moved = dict(state)
-        self.found = dict(symmetry.identity())
+        self.identity = symmetry.identity()
+        self.found = dict(self.identity)
         self.spots = occurrences(symmetry, state)
         self.inner: dict[Space, list[Space]] = {}
         for space in self.spots:
@@ -313,7 +317,7 @@ class Search:
             step[part][order] = orders[part][torch.arange(space.size), order]  # by the number that an entry has now
         self.found = compose(self.found, step)
         for name, axis in {spot[:2] for part in (space, *inner) for spot in self.spots[part]}:
-            index = index_of(self.symmetry.axes[name][axis], {**self.symmetry.identity(), **step})
+            index = index_of(self.symmetry.axes[name][axis], {**self.identity, **step})
             self.moved[name] = self.moved[name].index_select(axis, index)
             leaves = {leaf for other in self.symmetry.axes[name] for leaf in other.leaves()}
             self.stale |= {
@@ -383,4 +387,6 @@ def occurrences(symmetry: Symmetry, state: State) -> dict[Space, list[tuple[str,
 
 def rows(tensor: Tensor, axis: int, where: Tensor) -> Tensor:
     """Return what belongs to each of some entries at positions [n, m]: [n, all of it], float32."""
+    if where.shape == (tensor.shape[axis], 1) and bool((where[1:] > where[:-1]).all()):  # all of them, as they stand
+        return tensor.movedim(axis, 0).reshape(len(where), -1).float()
     return tensor.movedim(axis, 0)[where].flatten(1).float()
