@@ -50,7 +50,7 @@ def main() -> None:
         size = Path(paths[0]).stat().st_size
         fuse = [WFCLI, "fuse", *paths, "--arch", options.arch, "-o", str(Path(folder) / "student.safetensors")]
         commands = {
-            "the graph of one": [WFCLI, "inspect", paths[0], "--plan", "--arch", options.arch],
+            "the graph of one": [WFCLI, "inspect", paths[0], "--plan"],
             "soup, as they are": [*fuse, "--method", "soup", "--align", "none"],
             "aligned by weights": [*fuse, "--method", "aligned-soup", "--align", "weights"],
         }
