@@ -89,7 +89,7 @@ def as_imagenet_lies(folder: Path) -> str:
 
     pixels, labels = load_digits(return_X_y=True)
     for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        place = folder / ("val" if number % 4 == 0 else "train") / f"n{label:08d}"
+        place = folder / ("val" if number % 12 == 0 else "train") / f"n{label:08d}"
         place.mkdir(parents=True, exist_ok=True)
         grey = Image.fromarray((image.reshape(8, 8) * 15.9).astype("uint8"))
         grey.convert("RGB").resize((36, 40)).save(place / f"ILSVRC2012_{number:08d}.JPEG")
