@@ -14,6 +14,7 @@ from wfcli.core.calibrate import has_batchnorm
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.data import DataSpec, available_splits, load_images
 from wfcli.core.devices import pick_device
+from wfcli.core.downloads import check_downloads
 from wfcli.core.metrics import Scores, score
 from wfcli.core.sources import resolve_sources
 from wfcli.engine.classes import Head, check_data, head_of
@@ -82,6 +83,7 @@ def evaluate(config: EvaluateConfig, hooks: Hooks | None = None) -> Comparison:
     with problems:
         check_data(config.data, [config.split], heads, hooks)
     problems.raise_all()
+    check_downloads([student.file for student in students])
     return compare(students, teachers, config, hooks)
 
 

@@ -16,6 +16,7 @@ from wfcli.core.architectures import Architecture, Layout, build_model, input_co
 from wfcli.core.checkpoint import Checkpoint, check_writable, open_checkpoint, write_checkpoint
 from wfcli.core.data import DataSpec, load_images
 from wfcli.core.devices import pick_device
+from wfcli.core.downloads import check_downloads
 from wfcli.core.sources import Source, resolve_source
 from wfcli.core.training import Optimiser, repeatable, usual_optimiser
 from wfcli.engine.classes import Head, check_data, head_of
@@ -193,6 +194,7 @@ def _open(config: FinetuneConfig, problems: Problems, hooks: Hooks) -> _Opened:
     assert start is not None
     assert layout is not None
     check_not_overwritten(config.output, [start, *(teachers.checkpoints if teachers else ())])
+    check_downloads([start])  # the teachers were compared when they were opened
     return _Opened(source, start, layout, teachers)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from wfcli.core.architectures import Architecture, Layout, head_keys, match_layout
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.digests import digests_beside
-from wfcli.core.hub import blob_digest
+from wfcli.core.downloads import check_downloads
 from wfcli.core.paths import is_there
 from wfcli.core.shards import index_of, is_shard_of
 from wfcli.core.sources import SPELLINGS, Source, resolve_sources
@@ -148,7 +148,7 @@ def check_bytes(checkpoints: Sequence[Checkpoint], base: Checkpoint | None = Non
     """
     first: dict[str, Checkpoint] = {}
     problems = []
-    _check_downloads(checkpoints)
+    check_downloads([*checkpoints, *([base] if base else [])])
     for checkpoint in checkpoints:
         digest = checkpoint.digest()
         other = first.setdefault(digest, checkpoint)
@@ -161,20 +161,6 @@ def check_bytes(checkpoints: Sequence[Checkpoint], base: Checkpoint | None = Non
             f"--base {base.name}: it is the teacher {first[base.digest()].name} itself",
             hint="give the checkpoint that all of them were fine-tuned from, or leave this teacher out",
         )
-
-
-def _check_downloads(checkpoints: Sequence[Checkpoint]) -> None:
-    """Compare with the digests that the Hub has told, which the client does not."""
-    problems = []
-    for checkpoint in checkpoints:
-        checkpoint.digest()
-        for file, digest in checkpoint.file_digests.items():
-            wanted = blob_digest(file)
-            if wanted is not None and digest != wanted:
-                told = f"got sha256 {digest[:12]}, expected {wanted[:12]}, as the Hub says"
-                problems.append(f"{checkpoint.name}: {told}: {file.resolve()}")
-    if problems:
-        raise CheckpointError(*problems, hint="delete these files, and run again: they are fetched again")
 
 
 def _match_layouts(checkpoints: Sequence[Checkpoint], arch: Architecture) -> tuple[dict[str, Layout], list[WfError]]:

@@ -18,6 +18,7 @@ from wfcli.core.architectures import Architecture, build_model, head_keys, input
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint, write_json
 from wfcli.core.data import DataSpec, load_images, load_labels
 from wfcli.core.devices import pick_device
+from wfcli.core.downloads import check_downloads
 from wfcli.core.faults import parse_faults
 from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.shares import SHARE_KINDS, Cap, class_counts, share_images
@@ -116,6 +117,7 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
     with problems:
         check_data(config.data, ("teachers", "validation"), (), hooks)
     problems.raise_all()
+    check_downloads([base] if base else [])
     size = input_config(config.architecture).size
     images = load_images(config.data, "teachers", size)
     validation = load_images(config.data, "validation", size)
