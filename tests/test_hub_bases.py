@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Ran, TinyTeachers
 from tests.hub_server import HubServer, use_hub
+from wfcli.core.architectures import find_architecture
 from wfcli.core.checkpoint import file_digest, open_checkpoint
 from wfcli.core.zoo import read_zoo
 
@@ -82,3 +83,38 @@ def test_the_commit_of_a_recipes_base_is_on_record(hub: HubServer, wfcli: Run, t
     commit = hub.repositories["me/base"].references["main"]
     assert (read_zoo(tmp_path / "zoos" / "task").base or {})["revision"] == commit
     assert sources(tmp_path / "zoos" / "task")[0]["revision"] == commit
+
+
+def test_the_base_says_which_net_it_is_of(
+    hub: HubServer, wfcli: Run, tmp_path: Path, tiny_teachers: TinyTeachers
+) -> None:
+    commit = hub.add("me/timm", {"model.safetensors": tiny_teachers.paths[0].read_bytes(), "config.json": CONFIG})
+    zoo = tmp_path / "zoo"
+    ran = wfcli("train-teachers", *SHORT, "--init", "hf:me/timm", "-o", zoo)
+    assert ran.code == 0, ran.stderr
+    found = read_zoo(zoo)
+    assert found.architecture == find_architecture("vgg11_bn_cifar", {"width": 0.125})
+    assert (found.base or {})["revision"] == commit
+    assert (found.base or {})["name"] == "me/timm"
+    again = ("train-teachers", *SHORT, "--init", zoo / "teacher-00.safetensors", "-o", tmp_path / "again")
+    assert wfcli(*again).code == 0  # its header says it
+    assert read_zoo(tmp_path / "again").architecture == found.architecture
+
+
+def test_a_base_that_does_not_say_its_net(hub: HubServer, wfcli: Run, tmp_path: Path) -> None:
+    ran = wfcli("train-teachers", *SHORT, "--init", "hf:me/base", "-o", tmp_path / "zoo")
+    assert ran.code == 1
+    assert "hf:me/base: no config.json of timm's beside the weights" in ran.stderr
+    assert "give --arch" in ran.stderr
+    ran = wfcli("train-teachers", *SHORT, "-o", tmp_path / "zoo")
+    assert ran.code == 2
+    assert "give --arch, or a --zoo-recipe" in ran.stderr
+    ran = wfcli("train-teachers", *SHORT, "--init", "hf:me/base", "--arch-arg", "width=1", "-o", tmp_path / "zoo")
+    assert ran.code == 2
+    assert "--arch-arg goes with --arch, which is missing" in ran.stderr
+
+
+def test_the_base_of_a_generator_says_its_net(wfcli: Run, tmp_path: Path) -> None:
+    ran = wfcli("train-teachers", *SHORT, "--init", "pretrained:vgg11_bn-cifar10/base", "-o", tmp_path / "zoo")
+    assert ran.code == 0, ran.stderr
+    assert read_zoo(tmp_path / "zoo").architecture == find_architecture("vgg11_bn_cifar", {"width": 0.25})
