@@ -22,6 +22,7 @@ from wfcli.engine.doubts import doubt_answers
 from wfcli.engine.expanded_glob import refuse_expanded_glob
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.labels import take_labels
 from wfcli.engine.lineup import (
     Bench,
     Entry,
@@ -173,6 +174,7 @@ def _open(config: EvaluateConfig, problems: Problems) -> tuple[Teachers | None, 
             paths.add(source.path.resolve())
             file = open_checkpoint(source.path, source.name)
             layout = match_layout(config.architecture, file.specs, file.name)
+            take_labels(source, file, layout.num_classes)
             students.append(Student(file, layout))
             heads.append(head_of(file, layout.num_classes))
     return teachers, students, heads

@@ -23,6 +23,7 @@ from wfcli.engine.classes import Head, check_data, head_of
 from wfcli.engine.distillation import Distillation, beside
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.labels import take_labels
 from wfcli.engine.provenance import data_record, made_by
 from wfcli.engine.student import cast
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers, source_record
@@ -184,6 +185,7 @@ def _open(config: FinetuneConfig, problems: Problems, hooks: Hooks) -> _Opened:
         source = resolve_source(config.checkpoint)
         start = open_checkpoint(source.path, source.name)
         layout = match_layout(config.architecture, start.specs, start.name)
+        take_labels(source, start, layout.num_classes)
         heads.append(head_of(start, layout.num_classes))
     with problems:
         teachers = open_teachers(config.teachers, config.architecture, minimum=1) if config.teachers else None

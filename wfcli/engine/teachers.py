@@ -17,6 +17,7 @@ from wfcli.core.paths import is_there
 from wfcli.core.shards import index_of, is_shard_of
 from wfcli.core.sources import SPELLINGS, Source, resolve_sources
 from wfcli.core.start import load_torch
+from wfcli.engine.labels import take_labels
 from wfcli.engine.provenance import class_names
 from wfcli.errors import ArchitectureError, CheckpointError, OutputError, Problems, WfError
 
@@ -78,15 +79,20 @@ def open_teachers(
     sources = resolve_sources(texts, "teacher", problems)
     if not problems.errors and len(sources) < minimum:
         problems.errors.append(_too_few(sources, minimum))
-    opened: list[Checkpoint] = []
+    found: list[tuple[Source, Checkpoint]] = []
     for source in sources:
         with problems:
-            opened.append(open_checkpoint(source.path, source.name))
+            found.append((source, open_checkpoint(source.path, source.name)))
+    opened = [checkpoint for _, checkpoint in found]
     twice = _find_same_files(opened)
     now = not problems.errors and not twice and sum(checkpoint.size for checkpoint in opened) <= most
     with digests_beside(opened if now else ()) as wait:
         layouts, mismatches = _match_layouts(opened, arch)
         problems.errors += mismatches
+        for source, checkpoint in found:
+            if checkpoint.name in layouts:
+                with problems:
+                    take_labels(source, checkpoint, layouts[checkpoint.name].num_classes)
         problems.errors += _compare_layouts(layouts, arch, same_classes)
         problems.errors += (_compare_classes(opened) if same_classes else []) + twice
         problems.raise_all()  # without the time it takes to read the files
@@ -233,6 +239,8 @@ def _compare_classes(checkpoints: Sequence[Checkpoint]) -> list[WfError]:
             first = f"class {other[0]}: got {names[other[0]]}, expected {usual[other[0]]} as in {model}"
             problems.append(f"{name}: {first}{more}")
     hint = "one output stands for one class: leave out teachers of other classes, or of another order of them"
+    if any(checkpoint.labels for checkpoint in checkpoints):
+        hint += "; where config.json on the Hub only spells them otherwise, fuse what wfcli pull -o DIR writes"
     return [CheckpointError(*problems, hint=hint)] if problems else []
 
 

@@ -28,6 +28,8 @@ from wfcli.core.zoo import FILE, Zoo, ZooTeacher, zoo_to_json
 from wfcli.engine.classes import check_data
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.labels import take_labels
+from wfcli.engine.provenance import class_names as class_names_of
 from wfcli.engine.provenance import data_record, made_by
 from wfcli.engine.recipes import USUAL_LR, Recipe, draw_recipe
 from wfcli.engine.teacher_jobs import TeacherJob, make_teachers
@@ -274,7 +276,8 @@ def _open_base(config: TrainTeachersConfig) -> tuple[Source, Checkpoint]:
     assert config.init is not None
     source = resolve_source(config.init)
     base = open_checkpoint(source.path, source.name)
-    match_layout(config.architecture, base.specs, base.name)
+    layout = match_layout(config.architecture, base.specs, base.name)
+    take_labels(source, base, layout.num_classes)
     return source, base
 
 
@@ -284,8 +287,7 @@ def _start_from(base: Checkpoint, config: TrainTeachersConfig, class_names: tupl
     checked = Finite(base)
     state = dict(layout.timm_view(checked))
     raise_nonfinite([checked])
-    known = (base.provenance or {}).get("classes")
-    if layout.num_classes != len(class_names) or (known is not None and list(known) != list(class_names)):
+    if layout.num_classes != len(class_names) or class_names_of(base) not in (None, class_names):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             fresh = build_model(config.architecture, len(class_names)).state_dict()
