@@ -308,6 +308,12 @@ def test_the_module_runs_too() -> None:
         ),
         (["fuse", "a", "--arch", "resnet18", "-o", "s", "--report", "r.html"], "--report: of no use without --data"),
         (["inspect", "a", "--weight"], "--weights"),
+        (["inspect", "a", "--offline"], "write it before the command: wfcli --offline inspect ..."),
+        (
+            ["finetune", "--offline", "a", "--teachers", "b"],
+            "write it before the command: wfcli --offline finetune ...",
+        ),
+        (["pull", "hf:a/b", "--offlin"], "No such option"),
         (["evaluate", "a"], "No such command"),
     ],
 )

@@ -204,7 +204,8 @@ def test_a_hub_that_is_out_of_order(hub: HubServer, monkeypatch: pytest.MonkeyPa
     hub.status = 503
     with pytest.raises(SourceError) as caught:
         list_tagged("wfcli", 9)
-    assert str(caught.value) == "tag wfcli: the Hub did not deliver lists of models (HTTP 503)\nhint: try again"
+    told = "tag wfcli: HTTP 503, the Hub has trouble: it did not deliver lists of models\nhint: try again later"
+    assert str(caught.value) == told
 
 
 def test_options_of_the_hub_need_the_hub(wfcli: Run) -> None:

@@ -67,6 +67,21 @@ def test_standard_input_that_names_nothing(tiny_teachers: TinyTeachers, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_checkpoint_is_not_asked_for_on_standard_input(tiny_teachers: TinyTeachers, tmp_path: Path) -> None:
+    names = f"{tiny_teachers.paths[0]}\n"
+    options = ("--data", "digits", "-o", tmp_path / "out")
+    for args in (
+        ("finetune", "-", "--teachers", tiny_teachers.paths[1], *tiny_teachers.arch, "--steps", "1", *options),
+        ("train-teachers", "--init", "-", "--count", "1", *options),
+    ):
+        ran = run(*args, names=names)
+        assert ran.exit_code == 1
+        assert "error: -: no such checkpoint file" in ran.stderr
+        assert (
+            "hint: names on standard input go where several checkpoints may stand: CKPT..., or --teachers" in ran.stderr
+        )
+
+
 def fused(tiny_teachers: TinyTeachers, *args: str | Path) -> tuple[str | Path, ...]:
     return ("fuse", *tiny_teachers.paths, *tiny_teachers.arch, "--method", "soup", *args)
 

@@ -117,3 +117,11 @@ def test_a_glob_finds_zoos_alone(tmp_path: Path) -> None:
     assert find_zoos(str(tmp_path / "nowhere")) == (tmp_path / "nowhere",)  # read_zoo says that it is not there
     with pytest.raises(SourceError, match=r"none-\*: no zoo matches"):
         find_zoos(str(tmp_path / "none-*"))
+
+
+def test_a_zoo_of_the_hub_is_to_be_fetched_first() -> None:
+    told = r"hf:me/zoo@v1: a zoo is a folder here\nhint: fetch it: wfcli pull hf:me/zoo@v1 --all -o zoo"
+    with pytest.raises(SourceError, match=told):
+        find_zoos("hf:me/zoo@v1")
+    with pytest.raises(SourceError, match=r"hint: fetch it: wfcli pull hf:me/zoo --all -o zoo"):
+        find_zoos("hf:me/zoo:teacher-*.safetensors")

@@ -20,6 +20,7 @@ from torch import nn
 from wfcli.core.architectures import Architecture, build_model, find_architecture, match_layout
 from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.data import DataSpec
+from wfcli.core.downloads import check_downloads
 from wfcli.core.generator import WeightFormer
 from wfcli.core.sources import resolve_source
 from wfcli.engine import evaluate as evaluating
@@ -219,6 +220,7 @@ def load_model(source: Source, *, arch: str | None = None, arch_args: Mapping[st
     found = resolve_source(text)
     checkpoint = open_checkpoint(found.path, found.name)
     layout = match_layout(architecture, checkpoint.specs, checkpoint.name)
+    check_downloads([checkpoint])
     weights = Finite(checkpoint)
     with torch.random.fork_rng(devices=[]):  # the random start of the net is thrown away
         blank = build_model(architecture, layout.num_classes)

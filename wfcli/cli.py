@@ -41,6 +41,11 @@ class Commands(TyperGroup):
             code, said, _ = interrupts.words(error)
             terminal.print_interrupted(said, INTERRUPTED.get(ctx.invoked_subcommand))
             raise typer.Exit(code) from None
+        except Exception as error:  # the parser's own; where it comes from depends on the version of typer
+            if getattr(error, "option_name", None) != "--offline":
+                raise
+            place = f"--offline: write it before the command: wfcli --offline {ctx.invoked_subcommand} ..."
+            raise typer.BadParameter(place, ctx) from None
 
 
 app = typer.Typer(

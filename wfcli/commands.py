@@ -516,12 +516,13 @@ def train_teachers(
         whole = zoos.TrainZoosConfig(recipe=zoo_recipe, output=output, data=data, jobs=jobs, device=device)
         _run(zoos.train_zoos, whole, report.zoos_trained, as_json)
         return
-    if arch is None or data is None or count is None:
-        missing = [flag for flag, value in (("--arch", arch), ("--data", data), ("--count", count)) if value is None]
+    if (arch or init) is None or data is None or count is None:
+        needed = (("--arch", arch or init), ("--data", data), ("--count", count))
+        missing = [flag for flag, value in needed if value is None]
         raise typer.BadParameter(f"give {', '.join(missing)}, or a --zoo-recipe")
     if shares != "dirichlet" and _given(context, "concentration"):
         raise typer.BadParameter(f"--concentration goes with --shares dirichlet, got --shares {shares}")
-    architecture = _architecture(arch, arch_arg)
+    architecture, found, _ = _net_of(arch, arch_arg, [] if init is None else [init])
     from wfcli.core.shares import parse_cap
     from wfcli.engine import train_teachers as engine
 
@@ -530,7 +531,7 @@ def train_teachers(
         data=_data(data, label_column, classes),
         count=count,
         output=output,
-        init=init,
+        init=found[0] if found else None,
         epochs=epochs,
         seed=seed,
         shares=shares,

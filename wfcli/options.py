@@ -130,14 +130,16 @@ LimitOption = Annotated[
 
 # Architecture ------------------------------------------------------------------------------------------------------
 
-_ARCHITECTURE = typer.Option(
-    "--arch",
-    metavar="A",
-    help="Architecture: a timm or torchvision name.",
-    show_default=False,
-    autocompletion=complete_architecture,
-)
-OptionalArchitectureOption = Annotated[str | None, _ARCHITECTURE]
+OptionalArchitectureOption = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="A",
+        help="Architecture: a timm or torchvision name. May be left out where the checkpoint of --init says it itself.",
+        show_default=False,
+        autocompletion=complete_architecture,
+    ),
+]
 OwnArchitectureOption = Annotated[
     str | None,
     typer.Option(

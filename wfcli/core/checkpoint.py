@@ -69,7 +69,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     """A checkpoint on disk. ``checkpoint[name]`` reads that tensor into fresh memory, every time.
 
     Attributes: `path`; `name`, what to show; `specs`, name -> shape and dtype; `metadata`; `files`, all that it is read
-    from, and their `size` in bytes.
+    from, and their `size` in bytes; `labels`, the names of its classes where another file beside it has them.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         self._loaded = loaded or {}  # tensors of a pickle that do not lie plainly in the file
         self._digest: str | None = None
         self.file_digests: dict[Path, str] = {}  # once the digest is taken
+        self.labels: tuple[str, ...] | None = None
         self._provenance: dict[str, Any] | None = None
 
     def __getitem__(self, key: str) -> torch.Tensor:

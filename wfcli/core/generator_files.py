@@ -11,6 +11,7 @@ import torch
 
 from wfcli.core.bounded import read_json
 from wfcli.core.checkpoint import open_checkpoint, save_state
+from wfcli.core.downloads import check_downloads
 from wfcli.core.generator import WeightFormer
 from wfcli.core.generator_config import FORMAT, WeightFormerConfig, config_from_dict
 from wfcli.core.outputs import atomic_path, write_json
@@ -42,12 +43,14 @@ def load_generator(folder: Path, name: str) -> tuple[WeightFormer, str]:
 
     Raises:
         GeneratorError: a file is missing or damaged, the format is of a newer wfcli, or weights and config do not fit.
+        CheckpointError: the weights are not what the Hub says, which they are from.
     """
     raw = _read_config(folder, name)
     try:
         weights = open_checkpoint(folder / WEIGHTS, f"{name}/{WEIGHTS}")
     except CheckpointError as error:
         raise GeneratorError(*error.problems, hint=error.hint) from error
+    check_downloads([weights])
     own = (weights.provenance or {}).get("config")
     if own is not None and (folder / RESUME).exists():  # a training that was killed had begun to write its own
         raw = own

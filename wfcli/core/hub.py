@@ -109,12 +109,15 @@ def fetch_beside(name: HubName, weights: HubFile, file: str) -> HubFile | None:
     Raises:
         SourceError: the Hub does not answer as it should.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import _CACHED_NO_EXIST, constants, try_to_load_from_cache
 
     folder = weights.file.rpartition("/")[0]
     at = HubName(name.text, name.repo, weights.commit, name.file)
+    wanted = f"{folder}/{file}" if folder else file
+    if try_to_load_from_cache(name.repo, wanted, revision=weights.commit) is _CACHED_NO_EXIST:
+        return None  # a commit stays what it is: the Hub is not asked again
     try:
-        return _fetch(at, f"{folder}/{file}" if folder else file, cached_only=False)
+        return _fetch(at, wanted, cached_only=False)
     except _MissingFileError as error:
         if error.unreachable and not constants.HF_HUB_OFFLINE:
             raise error.explained from error

@@ -70,6 +70,8 @@ def explain(name: HubName, file: str | None, error: Exception) -> SourceError:
         return SourceError(
             f"{where}{name.repo} has no revision {name.revision}", hint="name a branch, a tag or a whole commit id"
         )
+    if (overloaded := _overloaded(where, f"{file or 'the files'}{at}", error)) is not None:
+        return overloaded
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | ConnectionError):
         return SourceError(
             f"{where}the Hub cannot be reached, and the cache does not hold {file or 'the files'}{at}",
@@ -88,6 +90,29 @@ def explain(name: HubName, file: str | None, error: Exception) -> SourceError:
         f"{where}the Hub did not deliver {file or 'the files'} ({reason(error)})",
         hint="try again, or give a local file",
     )
+
+
+def _overloaded(where: str, wanted: str, error: BaseException) -> SourceError | None:
+    """Say that the Hub answers, but not now, as the error or what it came of tells; None where it is about another.
+
+    After its own retries the client says that it found no connection, whatever the Hub has answered.
+    """
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen and status_of(cause) is None:
+        seen.append(cause)
+        cause = cause.__context__ if cause.__cause__ is None else cause.__cause__
+    status = None if cause is None else status_of(cause)
+    if status == 429:
+        return SourceError(
+            f"{where}HTTP 429, too many requests: it did not deliver {wanted}",
+            hint="try again later, or log in, which allows more of them: hf auth login, or the variable HF_TOKEN",
+        )
+    if status is not None and status >= 500:
+        return SourceError(
+            f"{where}HTTP {status}, the Hub has trouble: it did not deliver {wanted}", hint="try again later"
+        )
+    return None
 
 
 def status_of(error: BaseException) -> int | None:

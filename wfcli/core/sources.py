@@ -194,6 +194,8 @@ def _suggest(wanted: str, known: Sequence[str], spellings: str) -> str:
 
 
 def _suggest_neighbour(path: Path) -> str:
+    if str(path) == "-":
+        return "names on standard input go where several checkpoints may stand: CKPT..., or --teachers"
     folder = path.parent
     if not folder.is_dir():
         return f"there is no folder {folder} either"

@@ -68,6 +68,27 @@ def architecture_in(file: Path, what: str) -> tuple[Architecture, str | None] | 
     return read_architecture(config, what)
 
 
+def label_names_in(file: Path, num_classes: int) -> tuple[str, ...] | None:
+    """Return the names of the classes in a config.json, in the order of the head; None where it has none for it.
+
+    Names that cannot be those of the head, by their number or because one stands twice, are nobody's classes: others
+    write such files, and the weights beside them may be sound all the same.
+    """
+    try:
+        config = read_json(file, MOST_CONFIG)
+    except (OSError, ValueError):
+        return None
+    for table in (config, config.get("pretrained_cfg") if isinstance(config, Mapping) else None):
+        names = table.get("label_names") if isinstance(table, Mapping) else None
+        if (
+            isinstance(names, list)
+            and all(isinstance(name, str) and name for name in names)
+            and len(set(names)) == len(names) == num_classes
+        ):
+            return tuple(names)
+    return None
+
+
 def read_architecture(config: Any, what: str) -> tuple[Architecture, str | None] | None:
     """Return the architecture that a config.json names, and a warning where its images are prepared otherwise.
 

@@ -17,6 +17,7 @@ from wfcli.core.architectures import Architecture, find_architecture
 from wfcli.core.bounded import read_json
 from wfcli.core.data import DataSpec
 from wfcli.core.forms import ANYTHING, misfit
+from wfcli.core.hub_names import parse_hub_name
 from wfcli.core.paths import is_file, is_there, local_path
 from wfcli.core.records import ARCHITECTURE
 from wfcli.errors import CheckpointError, SourceError
@@ -83,8 +84,12 @@ def find_zoos(text: str) -> tuple[Path, ...]:
     """Return the folder that `text` names, or those that it is a glob of, in order.
 
     Raises:
-        SourceError: a glob that no zoo matches.
+        SourceError: a glob that no zoo matches, or a name on the Hub.
     """
+    if text.startswith("hf:") and not is_there(text):
+        name = parse_hub_name(text)
+        spelled = f"hf:{name.repo}" + (f"@{name.revision}" if name.revision else "")
+        raise SourceError(f"{text}: a zoo is a folder here", hint=f"fetch it: wfcli pull {spelled} --all -o zoo")
     if local_path(text).exists() or not glob.has_magic(text):
         return (Path(text),)
     matches = map(Path, sorted(glob.glob(text)))  # noqa: PTH207 (absolute too)

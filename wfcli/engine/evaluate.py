@@ -14,6 +14,7 @@ from wfcli.core.calibrate import has_batchnorm
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.data import DataSpec, available_splits, load_images
 from wfcli.core.devices import pick_device
+from wfcli.core.downloads import check_downloads
 from wfcli.core.metrics import Scores, score
 from wfcli.core.sources import resolve_sources
 from wfcli.engine.classes import Head, check_data, head_of
@@ -21,6 +22,7 @@ from wfcli.engine.doubts import doubt_answers
 from wfcli.engine.expanded_glob import refuse_expanded_glob
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.labels import take_labels
 from wfcli.engine.lineup import (
     Bench,
     Entry,
@@ -82,6 +84,7 @@ def evaluate(config: EvaluateConfig, hooks: Hooks | None = None) -> Comparison:
     with problems:
         check_data(config.data, [config.split], heads, hooks)
     problems.raise_all()
+    check_downloads([student.file for student in students])
     return compare(students, teachers, config, hooks)
 
 
@@ -171,6 +174,7 @@ def _open(config: EvaluateConfig, problems: Problems) -> tuple[Teachers | None, 
             paths.add(source.path.resolve())
             file = open_checkpoint(source.path, source.name)
             layout = match_layout(config.architecture, file.specs, file.name)
+            take_labels(source, file, layout.num_classes)
             students.append(Student(file, layout))
             heads.append(head_of(file, layout.num_classes))
     return teachers, students, heads

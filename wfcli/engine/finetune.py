@@ -16,12 +16,14 @@ from wfcli.core.architectures import Architecture, Layout, build_model, input_co
 from wfcli.core.checkpoint import Checkpoint, check_writable, open_checkpoint, write_checkpoint
 from wfcli.core.data import DataSpec, load_images
 from wfcli.core.devices import pick_device
+from wfcli.core.downloads import check_downloads
 from wfcli.core.sources import Source, resolve_source
 from wfcli.core.training import Optimiser, repeatable, usual_optimiser
 from wfcli.engine.classes import Head, check_data, head_of
 from wfcli.engine.distillation import Distillation, beside
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.labels import take_labels
 from wfcli.engine.provenance import data_record, made_by
 from wfcli.engine.student import cast
 from wfcli.engine.teachers import Teachers, check_not_overwritten, open_teachers, source_record
@@ -183,6 +185,7 @@ def _open(config: FinetuneConfig, problems: Problems, hooks: Hooks) -> _Opened:
         source = resolve_source(config.checkpoint)
         start = open_checkpoint(source.path, source.name)
         layout = match_layout(config.architecture, start.specs, start.name)
+        take_labels(source, start, layout.num_classes)
         heads.append(head_of(start, layout.num_classes))
     with problems:
         teachers = open_teachers(config.teachers, config.architecture, minimum=1) if config.teachers else None
@@ -193,6 +196,7 @@ def _open(config: FinetuneConfig, problems: Problems, hooks: Hooks) -> _Opened:
     assert start is not None
     assert layout is not None
     check_not_overwritten(config.output, [start, *(teachers.checkpoints if teachers else ())])
+    check_downloads([start])  # the teachers were compared when they were opened
     return _Opened(source, start, layout, teachers)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wfcli.core.architectures import Layout, find_architecture, guess_architecture, match_layout, parse_arch_args
 from wfcli.core.checkpoint import Checkpoint, TensorSpec, open_checkpoint
+from wfcli.core.downloads import check_downloads
 from wfcli.core.layouts import STATISTICS
 from wfcli.core.sources import resolve_sources
 from wfcli.engine.hooks import Hooks, Silent
@@ -96,7 +97,7 @@ def inspect(config: InspectConfig, hooks: Hooks | None = None) -> InspectResult:
     """Describe checkpoints from their headers, and with `weights` compare what is in them.
 
     Raises:
-        SourceError, CheckpointError: all that lead nowhere or cannot be read.
+        SourceError, CheckpointError: all that lead nowhere or cannot be read; with `weights`, damaged downloads too.
     """
     problems = Problems()
     checkpoints: list[Checkpoint] = []
@@ -104,6 +105,8 @@ def inspect(config: InspectConfig, hooks: Hooks | None = None) -> InspectResult:
         with problems:
             checkpoints.append(open_checkpoint(source.path, source.name))
     problems.raise_all()
+    if config.weights:  # headers alone are told without reading the rest
+        check_downloads(checkpoints)
     entries = tuple(_describe(checkpoint) for checkpoint in checkpoints)
     hooks = hooks or Silent()
     weights = _read_weights(checkpoints, hooks) if config.weights else None

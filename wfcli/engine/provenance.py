@@ -51,13 +51,13 @@ def data_record(spec: DataSpec) -> dict[str, Any]:
 
 
 def class_names(checkpoint: Checkpoint) -> tuple[str, ...] | None:
-    """Return the class names in the record of a file, in the order of its head; None where it does not say."""
+    """Return the class names in the record of a file, or else those beside it, in the order of its head; or None."""
     known = (checkpoint.provenance or {}).get("classes")
-    return tuple(map(str, known)) if isinstance(known, list) and known else None
+    return tuple(map(str, known)) if isinstance(known, list) and known else checkpoint.labels
 
 
 def known_classes(checkpoints: Sequence[Checkpoint]) -> list[str] | None:
-    """Return the class names that the records of all these files agree on."""
+    """Return the class names that all these files agree on."""
     known = {class_names(checkpoint) for checkpoint in checkpoints}
     names = known.pop() if len(known) == 1 else None
     return list(names) if names else None

@@ -6,8 +6,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from wfcli.core.checkpoint import INDEX_SUFFIX, file_digest, open_checkpoint
-from wfcli.core.hub import HubFile, blob_digest, fetch_all, fetch_beside, fetch_matching, fetch_weights
+from wfcli.core.checkpoint import INDEX_SUFFIX, open_checkpoint
+from wfcli.core.downloads import damage
+from wfcli.core.hub import HubFile, fetch_all, fetch_beside, fetch_matching, fetch_weights
 from wfcli.core.hub_names import SPELLING, HubName, parse_hub_name
 from wfcli.core.outputs import atomic_folder, check_new_folder
 from wfcli.core.sources import SUFFIXES
@@ -105,15 +106,12 @@ def _with_shards(one: HubFile) -> list[HubFile]:
 
 
 def _check(found: list[HubFile], hooks: Hooks) -> None:
-    """Compare the files with the digests that the Hub has told: the client does not."""
+    """Compare the files with the digests that the Hub has told."""
     problems = []
     for done, one in enumerate(found):
         hooks.progress("checking", done, len(found))
-        wanted = blob_digest(one.path)
-        if wanted is not None and (got := file_digest(one.path)) != wanted:
-            problems.append(
-                f"{one.file}: got sha256 {got[:12]}, expected {wanted[:12]}, as the Hub says: {one.path.resolve()}"
-            )
+        if (said := damage(one.file, one.path)) is not None:
+            problems.append(said)
     hooks.progress("checking", len(found), len(found))
     if problems:
         raise CheckpointError(*problems, hint="delete these files, and fetch them again")

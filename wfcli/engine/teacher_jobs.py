@@ -104,7 +104,10 @@ def _start_model(job: TeacherJob, device: torch.device) -> nn.Module:
 
 
 def _kept(job: TeacherJob, hooks: Hooks) -> tuple[str, float] | None:
-    """Return digest and accuracy of the file that is there if it was made in this way, whatever the versions."""
+    """Return digest and accuracy of the file that is there if it was made in this way, whatever the versions.
+
+    The same base at another commit of the Hub is the same base: its sha256 stands there too.
+    """
     if not job.path.exists():
         return None
     try:
@@ -113,10 +116,14 @@ def _kept(job: TeacherJob, hooks: Hooks) -> tuple[str, float] | None:
         hooks.warn(f"{job.path}: damaged, made again")
         return None
     found = checkpoint.provenance or {}
-    wanted = json.loads(json.dumps(job.provenance))
-    if {k: v for k, v in found.items() if k != "top1" and k not in VERSIONS} != {
-        k: v for k, v in wanted.items() if k not in VERSIONS
-    }:
+    if _way({key: value for key, value in found.items() if key != "top1"}) != _way(job.provenance):
         hooks.warn(f"{job.path}: made in another way, replaced")
         return None
     return checkpoint.digest(), float(found["top1"])
+
+
+def _way(provenance: Mapping[str, Any]) -> Any:
+    """Return what of a record makes another teacher, as it is read back from JSON."""
+    bases = [{key: value for key, value in base.items() if key != "revision"} for base in provenance.get("sources", ())]
+    kept = {key: value for key, value in provenance.items() if key not in VERSIONS}
+    return json.loads(json.dumps({**kept, "sources": bases}))

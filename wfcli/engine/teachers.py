@@ -12,11 +12,12 @@ from typing import Any
 from wfcli.core.architectures import Architecture, Layout, head_keys, match_layout
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint
 from wfcli.core.digests import digests_beside
-from wfcli.core.hub import blob_digest
+from wfcli.core.downloads import check_downloads
 from wfcli.core.paths import is_there
 from wfcli.core.shards import index_of, is_shard_of
 from wfcli.core.sources import SPELLINGS, Source, resolve_sources
 from wfcli.core.start import load_torch
+from wfcli.engine.labels import take_labels
 from wfcli.engine.provenance import class_names
 from wfcli.errors import ArchitectureError, CheckpointError, OutputError, Problems, WfError
 
@@ -78,15 +79,20 @@ def open_teachers(
     sources = resolve_sources(texts, "teacher", problems)
     if not problems.errors and len(sources) < minimum:
         problems.errors.append(_too_few(sources, minimum))
-    opened: list[Checkpoint] = []
+    found: list[tuple[Source, Checkpoint]] = []
     for source in sources:
         with problems:
-            opened.append(open_checkpoint(source.path, source.name))
+            found.append((source, open_checkpoint(source.path, source.name)))
+    opened = [checkpoint for _, checkpoint in found]
     twice = _find_same_files(opened)
     now = not problems.errors and not twice and sum(checkpoint.size for checkpoint in opened) <= most
     with digests_beside(opened if now else ()) as wait:
         layouts, mismatches = _match_layouts(opened, arch)
         problems.errors += mismatches
+        for source, checkpoint in found:
+            if checkpoint.name in layouts:
+                with problems:
+                    take_labels(source, checkpoint, layouts[checkpoint.name].num_classes)
         problems.errors += _compare_layouts(layouts, arch, same_classes)
         problems.errors += (_compare_classes(opened) if same_classes else []) + twice
         problems.raise_all()  # without the time it takes to read the files
@@ -148,7 +154,7 @@ def check_bytes(checkpoints: Sequence[Checkpoint], base: Checkpoint | None = Non
     """
     first: dict[str, Checkpoint] = {}
     problems = []
-    _check_downloads(checkpoints)
+    check_downloads([*checkpoints, *([base] if base else [])])
     for checkpoint in checkpoints:
         digest = checkpoint.digest()
         other = first.setdefault(digest, checkpoint)
@@ -161,20 +167,6 @@ def check_bytes(checkpoints: Sequence[Checkpoint], base: Checkpoint | None = Non
             f"--base {base.name}: it is the teacher {first[base.digest()].name} itself",
             hint="give the checkpoint that all of them were fine-tuned from, or leave this teacher out",
         )
-
-
-def _check_downloads(checkpoints: Sequence[Checkpoint]) -> None:
-    """Compare with the digests that the Hub has told, which the client does not."""
-    problems = []
-    for checkpoint in checkpoints:
-        checkpoint.digest()
-        for file, digest in checkpoint.file_digests.items():
-            wanted = blob_digest(file)
-            if wanted is not None and digest != wanted:
-                told = f"got sha256 {digest[:12]}, expected {wanted[:12]}, as the Hub says"
-                problems.append(f"{checkpoint.name}: {told}: {file.resolve()}")
-    if problems:
-        raise CheckpointError(*problems, hint="delete these files, and run again: they are fetched again")
 
 
 def _match_layouts(checkpoints: Sequence[Checkpoint], arch: Architecture) -> tuple[dict[str, Layout], list[WfError]]:
@@ -247,6 +239,8 @@ def _compare_classes(checkpoints: Sequence[Checkpoint]) -> list[WfError]:
             first = f"class {other[0]}: got {names[other[0]]}, expected {usual[other[0]]} as in {model}"
             problems.append(f"{name}: {first}{more}")
     hint = "one output stands for one class: leave out teachers of other classes, or of another order of them"
+    if any(checkpoint.labels for checkpoint in checkpoints):
+        hint += "; where config.json on the Hub only spells them otherwise, fuse what wfcli pull -o DIR writes"
     return [CheckpointError(*problems, hint=hint)] if problems else []
 
 

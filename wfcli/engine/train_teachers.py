@@ -18,19 +18,22 @@ from wfcli.core.architectures import Architecture, build_model, head_keys, input
 from wfcli.core.checkpoint import Checkpoint, open_checkpoint, write_json
 from wfcli.core.data import DataSpec, load_images, load_labels
 from wfcli.core.devices import pick_device
+from wfcli.core.downloads import check_downloads
 from wfcli.core.faults import parse_faults
 from wfcli.core.outputs import check_folder, make_folder
 from wfcli.core.shares import SHARE_KINDS, Cap, class_counts, share_images
-from wfcli.core.sources import resolve_source
+from wfcli.core.sources import Source, resolve_source
 from wfcli.core.training import Optimiser, usual_optimiser
 from wfcli.core.zoo import FILE, Zoo, ZooTeacher, zoo_to_json
 from wfcli.engine.classes import check_data
 from wfcli.engine.finite import Finite, raise_nonfinite
 from wfcli.engine.hooks import Hooks, Silent
+from wfcli.engine.labels import take_labels
+from wfcli.engine.provenance import class_names as class_names_of
 from wfcli.engine.provenance import data_record, made_by
 from wfcli.engine.recipes import USUAL_LR, Recipe, draw_recipe
 from wfcli.engine.teacher_jobs import TeacherJob, make_teachers
-from wfcli.engine.teachers import check_not_overwritten
+from wfcli.engine.teachers import check_not_overwritten, source_record
 from wfcli.errors import CheckpointError, OutputError, Problems, WfError
 
 VERB = "train-teachers"  # in the record of every teacher
@@ -96,12 +99,12 @@ class ZooPlan:
     jobs: tuple[TeacherJob, ...]
     shares: tuple[tuple[int, ...] | None, ...]  # image numbers of each teacher; None: all
     class_counts: tuple[tuple[int, ...], ...]
-    base: Mapping[str, str] | None
+    base: Mapping[str, str] | None  # name, sha256 and, from the Hub, the commit
 
 
 def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
     """Check the options, load the images, deal them out and make the folder. Raises as `train_teachers`."""
-    base = None
+    source = base = None
     problems = Problems()
     with problems:
         check_options(config)
@@ -110,18 +113,20 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
     with problems:
         check_place(config)
     with problems:
-        base = None if config.init is None else _open_base(config)
+        source, base = (None, None) if config.init is None else _open_base(config)
         for path in _paths(config):
             check_not_overwritten(path, [base] if base else [])
     with problems:
         check_data(config.data, ("teachers", "validation"), (), hooks)
     problems.raise_all()
+    check_downloads([base] if base else [])
     size = input_config(config.architecture).size
     images = load_images(config.data, "teachers", size)
     validation = load_images(config.data, "validation", size)
     labels = images.labels.tolist()
     shares = _deal(config, labels)
     start = None if base is None else _start_from(base, config, images.class_names)
+    named = None if source is None or base is None else source_record(source, base)
     optimiser = config.optimiser or usual_optimiser(build_model(config.architecture, 2, device="meta"))
     lr = USUAL_LR[optimiser] if config.lr is None else config.lr
     faults = parse_faults(config.faults)
@@ -141,11 +146,10 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
                 validation=validation,
                 start=start,
                 seed=_start_seed(config.seed, index),
-                provenance=_provenance(config, index, recipe, share, base, images.class_names),
+                provenance=_provenance(config, index, recipe, share, named, images.class_names),
             )
         )
     counts = tuple(class_counts(labels, share, len(images.class_names)) for share in shares)
-    named = None if base is None else {"name": base.name, "sha256": base.digest()}
     return ZooPlan(config, tuple(jobs), tuple(shares), counts, named)
 
 
@@ -268,12 +272,13 @@ def _paths(config: TrainTeachersConfig) -> list[Path]:
     return [config.output / f"teacher-{index:02d}.safetensors" for index in range(config.count)]
 
 
-def _open_base(config: TrainTeachersConfig) -> Checkpoint:
+def _open_base(config: TrainTeachersConfig) -> tuple[Source, Checkpoint]:
     assert config.init is not None
     source = resolve_source(config.init)
     base = open_checkpoint(source.path, source.name)
-    match_layout(config.architecture, base.specs, base.name)
-    return base
+    layout = match_layout(config.architecture, base.specs, base.name)
+    take_labels(source, base, layout.num_classes)
+    return source, base
 
 
 def _start_from(base: Checkpoint, config: TrainTeachersConfig, class_names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -282,8 +287,7 @@ def _start_from(base: Checkpoint, config: TrainTeachersConfig, class_names: tupl
     checked = Finite(base)
     state = dict(layout.timm_view(checked))
     raise_nonfinite([checked])
-    known = (base.provenance or {}).get("classes")
-    if layout.num_classes != len(class_names) or (known is not None and list(known) != list(class_names)):
+    if layout.num_classes != len(class_names) or class_names_of(base) not in (None, class_names):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             fresh = build_model(config.architecture, len(class_names)).state_dict()
@@ -305,13 +309,13 @@ def _provenance(
     index: int,
     recipe: Recipe,
     share: tuple[int, ...] | None,
-    base: Checkpoint | None,
+    base: Mapping[str, str] | None,
     class_names: tuple[str, ...],
 ) -> dict[str, Any]:
     seen = json.dumps("all" if share is None else share)
     return {
         **made_by(VERB, config.architecture, config.seed),
-        "sources": [] if base is None else [{"name": base.name, "sha256": base.digest()}],
+        "sources": [] if base is None else [base],
         "teacher": index,
         "data": data_record(config.data),
         "classes": list(class_names),
