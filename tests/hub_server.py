@@ -3,13 +3,16 @@
     GET /api/models?filter={tag}&limit={n}         what has those tags in its card, in pages
     GET /api/models/{repo}[/revision/{rev}]        commit and file names
     GET /api/models/{repo}/tree/{rev}              file names, sizes, hashes
-    HEAD, GET /{repo}/resolve/{rev}/{file}         ETag, X-Repo-Commit, Content-Length, and the bytes or a range of them
+    HEAD, GET /{repo}/resolve/{rev}/{file}         ETag, X-Repo-Commit, Content-Length, the bytes or a range of them;
+                                                   of large files 302 to the storage, X-Linked-Etag and -Size
+    HEAD, GET /storage/{commit}/{repo}/{file}      the storage, under another name of this host: no token is to go there
     GET /api/whoami-v2, POST /api/validate-yaml, /api/repos/create, /api/models/{repo}/branch/{branch}
     POST /api/models/{repo}/preupload/{rev}        which files go up as LFS
     POST /{repo}.git/info/lfs/objects/batch        where those go; PUT /lfs/{sha256}, POST /lfs/{sha256}/verify
     POST /api/models/{repo}/commit/{rev}           NDJSON: a header, then files
 
-Errors are told as the Hub tells them: status plus X-Error-Code. Whoever writes needs a token.
+Errors are told as the Hub tells them: status plus X-Error-Code. Whoever writes needs a token. What is asked of a
+repository that was renamed is asked again of the new one: 307, with a relative place.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 import pytest
 import yaml
@@ -43,8 +46,20 @@ class Repository:
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     references: dict[str, str] = field(default_factory=dict)
-    gated: bool = False
+    gated: bool = False  # to all but those who have accepted its terms
+    accepted: set[str] = field(default_factory=set)
     private: bool = False
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that was sent: which part was asked for, the status, how many bytes went out, whether a token came."""
+
+    path: str
+    asked: str | None
+    status: int
+    sent: int
+    token: bool
 
 
 @dataclass
@@ -72,6 +87,10 @@ class HubServer:
         self.status: int | None = None  # answer everything with it
         self.busy = 0  # answer so many requests with 429, too many requests,
         self.busy_at = ""  # of those that have this in their path
+        self.busy_for: int | None = None  # say in Retry-After for how many seconds
+        self.renamed: dict[str, str] = {}  # repositories: old name -> new one
+        self.ranges = True  # send the range that is asked for, or else always the whole file
+        self.downloads: list[Download] = []
         self.cut = 0  # of so many downloads send a share of the bytes, then hang up
         self.keep = 0.5  # that share
         self.corrupt = False  # change the last byte of every file that is downloaded
@@ -120,7 +139,12 @@ class HubServer:
 
 
 def use_hub(server: HubServer, cache: Any, monkeypatch: pytest.MonkeyPatch, token: str | None = None) -> None:
-    """Point huggingface_hub, which reads its variables when it is imported, to the server and an empty cache."""
+    """Point huggingface_hub to the server and an empty cache.
+
+    It reads its variables once, when it is imported, and keeps them as constants: for the tests in this process, each
+    with a server on a port of its own and a cache of its own, they are set where it keeps them. Nothing it does is
+    replaced. Processes that tests start read the variables themselves (`run_alone`).
+    """
     from huggingface_hub import constants
 
     monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
@@ -141,16 +165,20 @@ def use_hub(server: HubServer, cache: Any, monkeypatch: pytest.MonkeyPatch, toke
         monkeypatch.setenv("HF_TOKEN", token)
 
 
-def run_offline(hub: HubServer, cache: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own: the client reads its variables when it is imported."""
-    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(cache)}
+def run_alone(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, with these variables more: the client reads them when it is imported."""
     return subprocess.run(
-        [sys.executable, "-m", "wfcli", "--offline", *map(str, args)],
+        [sys.executable, *map(str, command)],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, **variables},
         check=False,
     )
+
+
+def run_offline(hub: HubServer, cache: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line with --offline, in a process of its own."""
+    return run_alone("-m", "wfcli", "--offline", *args, HF_ENDPOINT=hub.endpoint, HF_HUB_CACHE=str(cache))
 
 
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
@@ -172,11 +200,13 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command == "HEAD":
                 return
-            if hub.cut and self.command == "GET" and "/resolve/" in request.path:
-                hub.cut -= 1
-                self.wfile.write(content[: int(len(content) * hub.keep)])
-                self.close_connection = True
-                return
+            if "ETag" in more and status in (200, 206):  # a file
+                if hub.cut:
+                    hub.cut -= 1
+                    content = content[: int(len(content) * hub.keep)]
+                    self.close_connection = True
+                asked = headers.get("range")
+                hub.downloads.append(Download(request.path, asked, status, len(content), "authorization" in headers))
             self.wfile.write(content)
 
         def _body(self) -> bytes:
@@ -203,7 +233,13 @@ def _respond(hub: HubServer, request: Request) -> Answer:
         return _error(hub.status, "", "out of order")
     if hub.busy and hub.busy_at in request.path:
         hub.busy -= 1
-        return _error(429, "", "too many requests")
+        status, more, body = _error(429, "", "too many requests")
+        return status, more | ({} if hub.busy_for is None else {"Retry-After": str(hub.busy_for)}), body
+    for old, new in hub.renamed.items():
+        for before in (f"/{old}/", f"/api/models/{old}/"):
+            if f"{request.path}/".startswith(before):
+                query = f"?{urlencode(request.query, doseq=True)}" if request.query else ""
+                return 307, {"Location": quote(request.path.replace(old, new, 1)) + query}, b""
     for pattern, respond in ROUTES:
         found = re.fullmatch(pattern, f"{request.method} {request.path}")
         if found is not None:
@@ -245,15 +281,15 @@ def _read(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
     if repository is None or (repository.private and request.user is None):
         return _error(401, "RepoNotFound", "Repository not found")
     parts = found.groupdict()
-    if repository.gated and (parts.get("what") or parts.get("file")):
-        return _error(403, "GatedRepo", "Access is restricted")
+    if repository.gated and request.user not in repository.accepted and (parts.get("what") or parts.get("file")):
+        return _error(401 if request.user is None else 403, "GatedRepo", "Access is restricted")
     revision = parts.get("rev") or "main"
     commit = repository.references.get(revision, revision)
     if commit not in repository.commits:
         return _error(404, "RevisionNotFound", "Revision not found")
     files = repository.commits[commit]
     if parts.get("file") is not None:
-        return _file(hub, request, commit, files, found["file"])
+        return _resolve(hub, request, found["repo"], commit, files, found["file"])
     if parts.get("what") == "tree":
         return _json([_tree_entry(name, body) for name, body in files.items()])
     siblings = [{"rfilename": name} for name in files]
@@ -267,18 +303,33 @@ def _tree_entry(name: str, body: bytes) -> dict[str, Any]:
     return entry
 
 
-def _file(hub: HubServer, request: Request, commit: str, files: Mapping[str, bytes], name: str) -> Answer:
+def _resolve(hub: HubServer, request: Request, repo: str, commit: str, files: Mapping[str, bytes], name: str) -> Answer:
     headers = {"X-Repo-Commit": commit}
     if name not in files:
         status, more, body = _error(404, "EntryNotFound", "Entry not found")
         return status, headers | more, body
     body = files[name]
-    etag = hashlib.sha256(body).hexdigest() if name.endswith(LARGE) else _git_id(body)
-    headers |= {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+    if not name.endswith(LARGE):
+        return _send(hub, request, headers | {"ETag": f'"{_git_id(body)}"'}, body)
+    headers |= {"X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Linked-Size": str(len(body))}
+    storage = hub.endpoint.replace("127.0.0.1", "localhost")
+    return 302, headers | {"Location": f"{storage}/storage/{commit}/{repo}/{quote(name)}"}, b"Found. Redirecting"
+
+
+def _stored(hub: HubServer, request: Request, found: re.Match[str]) -> Answer:
+    body = hub.repositories[found["repo"]].commits[found["rev"]][found["file"]]
+    name = found["file"].rpartition("/")[2]
+    headers = {"ETag": f'"{hashlib.md5(body).hexdigest()}"', "Content-Disposition": f'inline; filename="{name}";'}
+    return _send(hub, request, headers, body)
+
+
+def _send(hub: HubServer, request: Request, headers: dict[str, str], body: bytes) -> Answer:
+    """Answer with a file, or the part of it that is asked for."""
+    headers = headers | {"Accept-Ranges": "bytes"}
     if hub.corrupt:
         body = body[:-1] + bytes([body[-1] ^ 1])
     asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
-    if asked is None:
+    if asked is None or not hub.ranges:
         return 200, headers, body
     start = int(asked[1])
     return 206, headers | {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}, body[start:]
@@ -411,6 +462,7 @@ ROUTES: tuple[tuple[str, Callable[[HubServer, Request, re.Match[str]], Answer]],
     ("POST /api/repos/create", _create),
     (rf"GET /api/models/{REPO}(/(?P<what>revision|tree)/{REVISION}/?)?", _read),
     (rf"(HEAD|GET) /{REPO}/resolve/{REVISION}/(?P<file>.+)", _read),
+    (rf"(HEAD|GET) /storage/(?P<rev>\w+)/{REPO}/(?P<file>.+)", _stored),
     (rf"POST /api/models/{REPO}/branch/(?P<rev>.+)", _branch),
     (rf"POST /api/models/{REPO}/preupload/{REVISION}", _preupload),
     (rf"POST /api/models/{REPO}/commit/{REVISION}", _commit),

@@ -32,8 +32,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-def weights(value: float) -> bytes:
-    return save({"w": torch.full((1000,), value)})
+STRETCH = 10 * 2**20  # bytes that the client takes at a time
+
+
+def weights(value: float, numbers: int = 1000) -> bytes:
+    return save({"w": torch.full((numbers,), value)})
 
 
 def value(path: Path) -> float:
@@ -185,11 +188,36 @@ def test_a_download_that_is_cut_short_goes_on_where_it_stopped(
     hub: HubServer, wfcli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    hub.add("me/net", {"model.safetensors": weights(1)})
-    hub.cut = 2
+    body = weights(1, 8_000_000)  # several of the stretches, of 10 MB, in which the client writes
+    hub.add("me/net", {"model.safetensors": body})
+    hub.cut, hub.keep = 2, 0.7
     assert wfcli("pull", "hf:me/net:model.safetensors", "-o", tmp_path / "out").code == 0
     assert hub.cut == 0
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights(1)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == body
+    first, *others = hub.downloads
+    assert (first.asked, first.status) == (None, 200)
+    had, starts = first.sent, []
+    for again in others:
+        start = int(re.fullmatch(r"bytes=(\d+)-", again.asked or "")[1])  # type: ignore[index]
+        assert again.status == 206
+        assert had - STRETCH < start <= had  # but for a stretch that was not complete
+        starts.append(start)
+        had = start + again.sent
+    assert had == len(body)
+    assert 0 < starts[0] <= starts[1]
+
+
+def test_a_server_that_sends_the_whole_again_gives_the_right_bytes(
+    hub: HubServer, wfcli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    body = weights(1, 4_000_000)
+    hub.add("me/net", {"model.safetensors": body})
+    hub.cut, hub.keep, hub.ranges = 1, 0.9, False
+    assert wfcli("pull", "hf:me/net:model.safetensors", "-o", tmp_path / "out").code == 0
+    assert [one.status for one in hub.downloads] == [200, 200]
+    assert hub.downloads[1].asked is not None
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == body
 
 
 def test_a_download_that_never_ends_is_refused(

@@ -159,7 +159,9 @@ def test_the_card_of_a_fine_tuned_student(hub: HubServer, wfcli: Run, student: P
     text = hub.files("me/net")["README.md"].decode()
     assert f"commit {commit}, sha256 {64 * '1'}" in text
     assert f"- here.safetensors, sha256 {64 * '2'}, a teacher" in text
-    assert '"steps": 7' in text
+    command = " ".join(text.replace("\\\n", " ").split())
+    assert f"wfcli finetune hf:you/start@{commit} --teachers here.safetensors --arch vgg11_bn_cifar" in command
+    assert "--data hf:uoft-cs/cifar10 --steps 7 " in command
 
 
 def test_a_small_transformer_with_its_arguments(hub: HubServer, wfcli: Run, tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -325,24 +323,45 @@ with TerminalHooks() as hooks:
 
 
 def test_a_terminal_shows_rate_time_left_and_figures() -> None:
-    pty = pytest.importorskip("pty")  # POSIX
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
-    ran = subprocess.Popen([sys.executable, "-c", PROGRESS], stderr=theirs, stdout=subprocess.PIPE, env=environment)
-    os.close(theirs)
-    drawn = b""
-    try:
-        while part := os.read(ours, 65536):
-            drawn += part
-    except OSError:  # the other side has closed
-        pass
-    assert ran.wait() == 0
-    assert ran.stdout is not None
-    assert ran.stdout.read() == b""
-    ran.stdout.close()
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
+    pytest.importorskip("termios")  # POSIX
+    from tests.terminals import on_terminal, plain
+
+    code, printed, drawn = on_terminal([sys.executable, "-c", PROGRESS], {})
+    assert (code, printed) == (0, "")
+    shown = plain(drawn)
     assert re.search(
-        r"training [^\r]* [1-9]\d*/100 [^\r]*\d/s .*0:0\d .*loss 0\.25  top1 50\.0 %  images per second 12,346", plain
+        r"training [^\r]* [1-9]\d*/100 [^\r]*\d/s .*0:0\d .*loss 0\.25  top1 50\.0 %  images per second 12,346", shown
     )
-    assert "warning: beside the bar" in plain
-    assert re.search(r"validation .* 1/2 ", plain)
+    assert "warning: beside the bar" in shown
+    assert re.search(r"validation .* 1/2 ", shown)
+
+
+ANOTHER = """
+import sys, time
+from wfcli.terminal import TerminalHooks
+with TerminalHooks() as hooks:
+    before = sys.stderr
+    hooks.progress("reading", 1, 2)
+    time.sleep(0.2)
+    for turn in range(3):
+        sys.stderr.write(f"\\rtheirs {turn}\\n\\x1b[A")
+        time.sleep(0.2)
+    assert sys.stderr is before
+    sys.stderr.write("\\nours again\\n")
+    hooks.progress("reading", 2, 2)
+    time.sleep(0.2)
+assert sys.stderr is before
+"""
+
+
+def test_the_bar_goes_before_others_write_and_comes_back() -> None:
+    pytest.importorskip("termios")  # POSIX
+    from tests.terminals import on_terminal
+
+    code, _, drawn = on_terminal([sys.executable, "-c", ANOTHER], {})
+    assert code == 0, drawn
+    first, theirs = drawn.split("\rtheirs 0")
+    assert "1/2" in first
+    assert theirs.startswith("\r\n\x1b[A\rtheirs 1\r\n\x1b[A\rtheirs 2\r\n\x1b[A\r\nours again")  # and nothing between
+    assert "2/2" in theirs
+    assert "\u241b" not in drawn  # which would be the picture of an escape code

@@ -32,11 +32,10 @@ def _run(
     config: C,
     draw: Callable[[R], RenderableType],
     as_json: bool,
-    bar: bool = True,
     aside: bool = False,
     then: Callable[[R], None] | None = None,
 ) -> None:
-    with terminal.TerminalHooks(bar) as hooks:
+    with terminal.TerminalHooks() as hooks:
         result = verb(config, hooks)
     if aside:  # stdout has something else to take
         terminal.write(draw(result), aside=True)
@@ -80,7 +79,7 @@ def _net_of(
         raise typer.BadParameter("--arch-arg goes with --arch, which is missing")
     from wfcli.engine.own_architecture import architecture_of
 
-    with terminal.TerminalHooks(bar=False) as hooks:
+    with terminal.TerminalHooks() as hooks:
         told = architecture_of([*sources, *(others or [])], hooks)
     return told.architecture, told.at(sources), told.at(others)
 
@@ -619,7 +618,7 @@ def push(
         license=license_,
         metrics=metrics,
     )
-    _run(engine.push, config, report.pushed, as_json, bar=False)
+    _run(engine.push, config, report.pushed, as_json)
 
 
 def pull(
@@ -637,7 +636,7 @@ def pull(
     from wfcli.engine import pull as engine
 
     config = engine.PullConfig(source=source, output=output, whole=whole)
-    _run(engine.pull, config, report.pulled, as_json, bar=False)
+    _run(engine.pull, config, report.pulled, as_json)
 
 
 def list_methods(as_json: opt.JsonOption = False) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
@@ -142,22 +142,39 @@ def _send_nowhere(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+class _Watched:
+    """Standard error while our bar is drawn: before anybody else writes there, a download's bar say, ours goes."""
+
+    def __init__(self, stream: TextIO, hide: Callable[[], None]) -> None:
+        self._stream, self._hide = stream, hide
+
+    def write(self, text: str) -> int:
+        """Write as the stream does."""
+        self._hide()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        """Give all else that a stream has."""
+        return getattr(self._stream, name)
+
+
 class TerminalHooks:
     """Warnings to stderr, each once; where that is a terminal, one bar with rate and time left.
 
-    Without `bar` there is none: two that are drawn at once, ours and that of the Hub's client, spoil each other.
+    The bar is there from the first progress on, and goes when others write to stderr, until the next progress: two that
+    are drawn at once, ours and that of the Hub's client, spoil each other.
     """
 
-    def __init__(self, bar: bool = True) -> None:
-        self._bar = bar
+    def __init__(self) -> None:
         self._console = _stderr()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._stage = ""
         self._warned: set[str] = set()
+        self._stream = sys.stderr  # while the bar is not drawn
 
     def __enter__(self) -> TerminalHooks:
-        if self._bar and sys.stderr.isatty() and SPEAKS:
+        if sys.stderr.isatty() and SPEAKS:
             self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -168,20 +185,31 @@ class TerminalHooks:
                 TextColumn("[cyan]{task.fields[figures]}[/]"),
                 console=self._console,
                 transient=True,
+                redirect_stderr=False,
             )
-            self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress is not None:
+        self._hide()
+
+    def _show(self, progress: Progress) -> None:
+        if not isinstance(sys.stderr, _Watched):
+            self._stream = sys.stderr
+            sys.stderr = cast("TextIO", _Watched(self._stream, self._hide))
+            progress.start()
+
+    def _hide(self) -> None:
+        if self._progress is not None and isinstance(sys.stderr, _Watched):
             self._progress.stop()
+            sys.stderr = self._stream
 
     def progress(self, stage: str, done: int, total: int, **figures: float) -> None:
         """Draw one bar, for the stage at work."""
         if self._progress is None:
             return
+        self._show(self._progress)
         if self._task is None or stage != self._stage:
             if self._task is not None:
                 self._progress.remove_task(self._task)

@@ -194,7 +194,7 @@ def sizes(piece: Piece) -> dict[str, float]:
         "generator_steps": max(20, round(seen["generators"] / len(GENERATORS) / DEARER / BATCH)),
         "distillation_steps": max(10, round(seen["distillation"] / starts / BATCH / len(ZOOS))),
     }
-    found = {name: round(value, 2) for name, value in found.items()}
+    found = {name: max(0.01, round(value, 2)) for name, value in found.items()}
     write_json(kept, found)
     return found
 

@@ -32,6 +32,7 @@ FORM = {
     "class_names": [str],
     "base": ({"name": str, "sha256": str, "*": str}, None),
     "shares": {"kind": str, "*": ANYTHING},
+    "options?": ({"*": (str, float, bool)}, None),
     "teachers": [
         {
             "file": str,
@@ -73,6 +74,7 @@ class Zoo:
     base: Mapping[str, str] | None
     shares: Mapping[str, Any]
     teachers: tuple[ZooTeacher, ...]
+    options: Mapping[str, str | float | bool] | None = None  # the others of train-teachers; None: an older zoo.json
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -138,6 +140,7 @@ def _zoo_from_json(folder: Path, written: Mapping[str, Any]) -> Zoo:
         base=written["base"],
         shares=written["shares"],
         teachers=tuple(_teacher_from_json(entry) for entry in written["teachers"]),
+        options=written.get("options"),
     )
 
 
@@ -165,6 +168,7 @@ def zoo_to_json(zoo: Zoo) -> dict[str, Any]:
         "class_names": list(zoo.class_names),
         "base": None if zoo.base is None else dict(zoo.base),
         "shares": dict(zoo.shares),
+        **({} if zoo.options is None else {"options": dict(zoo.options)}),
         "teachers": [
             {
                 "file": teacher.file,

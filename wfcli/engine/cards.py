@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wfcli.core.generator import WeightFormer
 from wfcli.core.generator_config import WeightFormerConfig
-from wfcli.core.zoo import Zoo
+from wfcli.core.hub_cards import Measured, write_card
+from wfcli.core.zoo import FILE
+from wfcli.engine.again import train_generator_command
+from wfcli.engine.hub_texts import AGAIN, GENERATOR, dataset_name, hub_datasets
+from wfcli.engine.recipe import pinned
 
 if TYPE_CHECKING:
     from wfcli.engine.fitting import Loaded
     from wfcli.engine.grounds import OpenZoo
     from wfcli.engine.train_generator import TrainGeneratorConfig
 
-HEAD = """---
-library_name: wfcli
-tags:
-- model-merging
-- weightformer
----
-"""
 SETTINGS = (("calibrated", "BatchNorm from images of the task"), ("data_free", "without any data"))
 
 
@@ -29,16 +26,16 @@ def generator_card(
     zoos: Sequence[OpenZoo],
     best: Mapping[str, float],
     config: TrainGeneratorConfig,
-    pairs: int,
-    shift_weight: float,
+    settings: Mapping[str, Any],
     first: Loaded | None = None,
 ) -> str:
     """Write a generator's card: what it is, what it was trained on, what it reached, how to make it again.
 
-    `best` is the validation (accuracies 0..1) of the step that was kept; `pairs` and `shift_weight` are what the run
-    took where `config` leaves it to the preset and the number of processes; `first` is the generator it started from.
+    `best` is the validation (accuracies 0..1) of the step that was kept; `settings` are all options by their flags, as
+    the run took them; `first` is the generator it started from.
     """
     frame = generator.config.frame
+    pairs, shift_weight = settings["accumulate"], settings["shift-weight"]
     parameters = sum(p.numel() for p in generator.parameters())
     lines = [
         f"# WeightFormer, preset `{generator.config.preset}`",
@@ -70,7 +67,17 @@ def generator_card(
         "",
         "## Trained on",
         "",
-        *(_zoo_line(entry.zoo) for entry in zoos),
+        *(_zoo_line(entry) for entry in zoos),
+        "",
+        *AGAIN,
+        "In the folder of the zoos, whose data lies where their `zoo.json` says:",
+        "",
+        "```",
+        train_generator_command(
+            [entry.zoo.folder for entry in zoos],
+            {**settings, "init": None if first is None else _start(config.init or "", first)},
+        ),
+        "```",
         "",
         "## Use",
         "",
@@ -79,7 +86,23 @@ def generator_card(
         "```",
         "",
     ]
-    return HEAD + "\n".join(lines)
+    name = f"WeightFormer {generator.config.preset}"
+    metadata = {**GENERATOR, "datasets": hub_datasets(entry.zoo.data.source for entry in zoos)}
+    return write_card(metadata, "\n".join(lines), name, _measured(zoos, best))
+
+
+def _measured(zoos: Sequence[OpenZoo], best: Mapping[str, float]) -> Measured:
+    """Return what it reached, on the datasets of the zoos with teachers that were held out."""
+    checked = dict.fromkeys(dataset_name(entry.zoo.data.source) for entry in zoos if entry.held_out)
+    figures = tuple(("accuracy", f"top-1, {text}", best[key]) for key, text in SETTINGS)
+    return Measured(", ".join(checked), "validation", figures)
+
+
+def _start(typed: str, first: Loaded) -> str:
+    """Spell the generator it went on from: one of the Hub at its commit, a folder by its base name."""
+    if typed.startswith("pretrained:"):
+        return typed
+    return pinned(first.record())
 
 
 def _make(config: WeightFormerConfig) -> str:
@@ -89,9 +112,11 @@ def _make(config: WeightFormerConfig) -> str:
     return "".join(f" {name.capitalize()}: {getattr(config, name)}." for name in names)
 
 
-def _zoo_line(zoo: Zoo) -> str:
+def _zoo_line(entry: OpenZoo) -> str:
+    zoo = entry.zoo
     kind = zoo.shares["kind"]
     return (
         f"- {zoo.folder.resolve().name}: {len(zoo.teachers)} x {zoo.architecture.label}, "
-        f"{len(zoo.class_names)} classes, {'same data' if kind == 'same' else f'split data, {kind}'}"
+        f"{len(zoo.class_names)} classes, {'same data' if kind == 'same' else f'split data, {kind}'}; "
+        f"sha256 of its {FILE} {entry.digest}"
     )

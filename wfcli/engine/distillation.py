@@ -87,11 +87,10 @@ class Distillation:
             CheckpointError: the state to resume from is damaged.
         """
         config, state = self.config, self.state
-        fingerprint = {**provenance, "validate_every": config.validate_every}
         resume_path = beside(config.output, ".resume")
         if not config.resume:
-            refuse_forgotten(resume_path, fingerprint)
-        resumed = config.resume and self._restore(load_run(resume_path, fingerprint))
+            refuse_forgotten(resume_path, provenance)
+        resumed = config.resume and self._restore(load_run(resume_path, provenance))
         order = BatchOrder(len(self.images), config.batch_size, config.seed)
         every = config.validate_every or max(1, -(-config.steps // VALIDATIONS))
         log_every = max(1, config.steps // LOG_LINES)
@@ -116,7 +115,7 @@ class Distillation:
                 if due:
                     self._validate(log)
                     state.seconds = seconds_before + time.monotonic() - began
-                    save_run(resume_path, fingerprint, self._parts())
+                    save_run(resume_path, provenance, self._parts())
         return state
 
     def _step(self, step: int, order: BatchOrder) -> tuple[Tensor, float]:

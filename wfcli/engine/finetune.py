@@ -41,6 +41,7 @@ RECIPE = (
     "temperature",
     "warmup",
     "weight_decay",
+    "validate_every",
 )
 HINTS = ("lower --lr", "start from the same weights in a file of float32")  # where the student is not finite
 

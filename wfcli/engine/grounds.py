@@ -18,6 +18,7 @@ from wfcli.core.checkpoint import open_checkpoint
 from wfcli.core.curriculum import Ground, Pool, is_divisible, read_layers
 from wfcli.core.data import load_images, to_input
 from wfcli.core.devices import training_autocast
+from wfcli.core.digests import file_digest
 from wfcli.core.methods import soup
 from wfcli.core.regime import regime
 from wfcli.core.selection import parse_selection
@@ -47,6 +48,7 @@ class OpenZoo:
     files: tuple[tuple[Finite, Layout], ...]
     teachers: tuple[int, ...]  # to train on
     held_out: tuple[int, ...]  # to validate on
+    digest: str  # sha256 of its zoo.json, which has those of the teachers
 
 
 def open_zoos(folders: Sequence[Path], chosen: str | None, problems: Problems, hooks: Hooks) -> list[OpenZoo]:
@@ -101,7 +103,7 @@ def _open_zoo(folder: Path, chosen: str | None, held: HoldOut, hooks: Hooks) -> 
         except DataError as error:  # the user named the zoo, not its data
             raise DataError(*(f"{folder}: {problem}" for problem in error.problems), hint=error.hint) from error
     problems.raise_all()
-    return OpenZoo(zoo, tuple(files), teachers, held_out)
+    return OpenZoo(zoo, tuple(files), teachers, held_out, file_digest(folder / FILE))
 
 
 def _roles(zoo: Zoo, held: HoldOut) -> tuple[tuple[int, ...], tuple[int, ...]]:

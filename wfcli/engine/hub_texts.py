@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wfcli.core.architectures import Layout, input_config
 from wfcli.core.bounded import read_json
 from wfcli.core.checkpoint import Checkpoint
-from wfcli.core.forms import misfit
+from wfcli.core.forms import ANYTHING, misfit
 from wfcli.core.hub_cards import TASK, Measured
 from wfcli.core.paths import is_there
-from wfcli.core.zoo import Zoo
+from wfcli.core.zoo import FILE, Zoo
+from wfcli.engine.again import SEVERAL, finetune_command, train_teachers_command
 from wfcli.engine.recipe import as_toml
 from wfcli.errors import WfError
 
-SEVERAL = re.compile(r" \([0-9a-f]{8}\)$")  # which tells apart sources of one name
 HUB_NAME = re.compile(r"(?:hf:)?([\w-][\w.-]*/[\w.-]+)")
 GENERATOR = {"library_name": "wfcli", "tags": ["wfcli", "model-merging", "weightformer"]}
 METRICS = (("accuracy", "top-1", "top1"), ("nll", "negative log-likelihood", "nll"), ("ece", "ECE", "ece"))
+AGAIN = ("## Make it again", "")
 SMALL = "_cifar"  # wfcli's own nets end so
+FINETUNED = {"architecture": ANYTHING, "data": ANYTHING, "sources": ANYTHING, "recipe": {"steps": float, "*": ANYTHING}}
 FIGURE = (float, None)  # null: not finite
 COMPARISON = {
     "data": str,
@@ -112,17 +114,18 @@ def read_metrics(file: Path, checkpoint: Checkpoint) -> Measured:
         names = ", ".join(str(row["name"]) for row in rows) or "none"
         raise WfError(f"{file}: expected one row of {checkpoint.path.name}, got {len(named)} of: {names}", hint=hint)
     told = tuple((kind, title, float(named[0][key])) for kind, title, key in METRICS if named[0][key] is not None)
-    return Measured(_dataset_name(data.partition(" (classes ")[0]), split, told)
+    return Measured(dataset_name(data.partition(" (classes ")[0]), split, told)
 
 
 def zoo_metadata(zoo: Zoo) -> dict[str, Any]:
-    """Return the metadata of a zoo."""
-    data = HUB_NAME.fullmatch(zoo.data.source)
-    known = data is not None and not is_there(zoo.data.source)
+    """Return the metadata of a zoo: library, tags, the base and the dataset where they are of the Hub."""
+    base = zoo.base if zoo.base and "revision" in zoo.base else None
     return {
         "library_name": "wfcli",
         "tags": ["wfcli", "model-merging", "zoo"],
-        "datasets": [data[1]] if data is not None and known else None,
+        "base_model": None if base is None else [_repository(base)],
+        "base_model_relation": None if base is None else "finetune",
+        "datasets": hub_datasets([zoo.data.source]),
     }
 
 
@@ -131,11 +134,13 @@ def zoo_text(repo: str, zoo: Zoo) -> str:
     arch = zoo.architecture
     options = "".join(f" --arch-arg {name}={value}" for name, value in arch.args)
     base = "their own random starts" if zoo.base is None else f"{zoo.base['name']} (sha256 {zoo.base['sha256']})"
+    again = train_teachers_command(zoo)
+    told = f"The {FILE} of an earlier wfcli does not say all options; the recipes of the teachers stand in it."
     lines = [
         f"# {repo.partition('/')[2]}",
         "",
         f"A zoo of `wfcli train-teachers`: {len(zoo.teachers)} teachers of one architecture, {arch.label},",
-        f"and {len(zoo.class_names)} classes of {_dataset_name(zoo.data.source)}.",
+        f"and {len(zoo.class_names)} classes of {dataset_name(zoo.data.source)}.",
         f"They start from {base}; shares of the images: {zoo.shares['kind']}.",
         "",
         "```",
@@ -149,6 +154,9 @@ def zoo_text(repo: str, zoo: Zoo) -> str:
             f"| {one.file} | {sum(one.class_counts):,} | {100 * one.top1:.2f} | {one.sha256[:12]} |"
             for one in zoo.teachers
         ),
+        "",
+        *AGAIN,
+        *(["```", again, "```"] if again else [told]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -176,12 +184,19 @@ def _datasets(made: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name[1] for name in found if name is not None))
 
 
-def _dataset_name(source: str) -> str:
+def hub_datasets(sources: Iterable[str]) -> list[str]:
+    """Return the datasets of the Hub among what was given as data, each once."""
+    return list(dict.fromkeys(name for source in sources if (name := _on_hub(source)) is not None))
+
+
+def dataset_name(source: str) -> str:
     """Name a dataset: of a folder on this machine, its base name."""
+    return _on_hub(source) or Path(source).name or source
+
+
+def _on_hub(source: str) -> str | None:
     found = HUB_NAME.fullmatch(source)
-    if found is not None and not is_there(source):
-        return found[1]
-    return Path(source).name or source
+    return found[1] if found is not None and not is_there(source) else None
 
 
 def _how(made: Mapping[str, Any]) -> str:
@@ -202,11 +217,12 @@ def _results(measured: Measured | None) -> list[str]:
 
 
 def _again(made: Mapping[str, Any], file: str) -> list[str]:
-    """Say how to make the file again: by its recipe, or by what it was trained with."""
-    head = ["## Make it again", ""]
+    """Say how to make the file again: by its recipe, by a command, or by what is on record."""
     if made.get("verb") == "fuse" and isinstance(made.get("recipe"), dict):
-        return [*head, "`recipe.toml`:", "", "```toml", as_toml(made), "```", "", "```",
+        return [*AGAIN, "`recipe.toml`:", "", "```toml", as_toml(made), "```", "", "```",
                 f"wfcli fuse --recipe recipe.toml -o {file}", "```"]  # fmt: skip
+    if made.get("verb") == "finetune" and made.get("sources") and misfit(made, FINETUNED) is None:
+        return [*AGAIN, "```", finetune_command(made, file), "```"]
     record = {key: made[key] for key in ("verb", "architecture", "data", "share", "recipe", "seed") if key in made}
     lines = json.dumps(record, indent=2, ensure_ascii=False).splitlines()
-    return [*head, f"`wfcli {made.get('verb')}` on the above, with", "", "```json", *lines, "```"]
+    return [*AGAIN, f"`wfcli {made.get('verb')}` on the above, with", "", "```json", *lines, "```"]

@@ -117,17 +117,17 @@ def as_toml(provenance: Mapping[str, Any]) -> str:
         lines.append(f"arch-arg = {_quoted([f'{name}={value}' for name, value in arch['args'].items()])}")
     options = dict(provenance["recipe"])
     if "base" in options and "base" in provenance:
-        options["base"] = _pinned(provenance["base"])
+        options["base"] = pinned(provenance["base"])
     generator = provenance.get("generator") or provenance.get("rejected") or {}
     if "max-shard-size" in options:
         options["max-shard-size"] = str(options["max-shard-size"])  # as the flag takes it: bytes, or 5GB
     if "revision" in generator and not str(options.get("generator", "pretrained:")).startswith("pretrained:"):
-        options["generator"] = _pinned(generator)
+        options["generator"] = pinned(generator)
     lines += [f"{flag} = {_quoted(value)}" for flag, value in options.items()]
     lines.append("teachers = [")
     for source in provenance["sources"]:
         name = source["name"].removesuffix(f" ({source['sha256'][:8]})")  # which tells apart those of one name
-        name = _pinned({**source, "name": name})
+        name = pinned({**source, "name": name})
         digest = "".join(letter for letter in source["sha256"] if letter.isalnum())  # a comment is not to end early
         lines.append(f"  {_quoted(name)},  # sha256 {digest}")
     return "\n".join([*lines, "]"])
@@ -138,7 +138,7 @@ def _quoted(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _pinned(source: Mapping[str, Any]) -> str:
+def pinned(source: Mapping[str, Any]) -> str:
     """Name a checkpoint as a user would: one of the Hub at its commit, hf:owner/name@commit:file."""
     if "revision" not in source:
         return str(source["name"])

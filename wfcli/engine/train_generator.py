@@ -148,13 +148,14 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
             make_folder(config.output)
         run = GeneratorRun(config, generator, grounds, team, hooks, "" if first is None else first.digest)
         run.go()
+    settings = _settings(config, run, first)
     digest = ""
     if team.is_main:
         generator.load_state_dict(run.best_state)
         digest = save_generator(
             config.output,
             generator,
-            generator_card(generator, opened, run.best, config, run.pairs, run.shift_weight, first),
+            generator_card(generator, opened, run.best, config, settings, first),
         )
         (config.output / RESUME).unlink(missing_ok=True)
     digest, run.history = team.from_main((digest, run.history))
@@ -168,7 +169,7 @@ def train_generator(config: TrainGeneratorConfig, hooks: Hooks | None = None) ->
         history=tuple(run.history),
         seconds=time.perf_counter() - started,
         zoos=tuple(_learned(entry) for entry in opened),
-        settings=_settings(config, run, first),
+        settings=settings,
     )
 
 

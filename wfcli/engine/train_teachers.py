@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from wfcli.engine.teachers import check_not_overwritten, source_record
 from wfcli.errors import CheckpointError, OutputError, Problems, WfError
 
 VERB = "train-teachers"  # in the record of every teacher
+# What zoo.json says of the options that decide about the bytes; it has the others elsewhere.
+OPTIONS = ("epochs", "same_recipe", "faults", "optimiser", "lr", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def plan_zoo(config: TrainTeachersConfig, hooks: Hooks) -> ZooPlan:
     named = None if source is None or base is None else source_record(source, base)
     optimiser = config.optimiser or usual_optimiser(build_model(config.architecture, 2, device="meta"))
     lr = USUAL_LR[optimiser] if config.lr is None else config.lr
+    config = replace(config, optimiser=optimiser, lr=lr)  # zoo.json has what was taken
     faults = parse_faults(config.faults)
     make_folder(config.output)
     jobs = []
@@ -175,6 +178,7 @@ def write_zoo(plan: ZooPlan, made: Sequence[tuple[str, float]], seconds: float) 
             ZooTeacher(job.path.name, digest, share, counts, job.recipe.record(), top1, job.seed)
             for job, (digest, top1), share, counts in zip(plan.jobs, made, plan.shares, plan.class_counts, strict=True)
         ),
+        options={name: getattr(config, name) for name in OPTIONS},
     )
     written = zoo_to_json(zoo)
     write_json(config.output / FILE, written)
