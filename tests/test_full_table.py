@@ -100,7 +100,7 @@ def as_imagenet_lies(folder: Path) -> str:
 def test_a_piece_runs_from_base_to_table_and_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     images = as_imagenet_lies(tmp_path / "imagenet")
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two threads wait for whatever else runs
     made = subprocess.run(
         [sys.executable, "-m", "wfcli", "train-teachers", "--arch", "vgg11_bn_cifar", "--arch-arg", "width=0.25",
          "--data", images, "--count", "1", "--epochs", "1", "-o", str(tmp_path / "base")],

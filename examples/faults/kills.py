@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,16 +80,17 @@ def stopped(rig: Rig, verb: Verb, number: signal.Signals) -> Row:
         _must_in(folder, verb.before)
         saved = {path.name: path.read_bytes() for path in folder.iterdir()}
     old = _outputs(folder)
-    began = time.monotonic()
-    writes = _watch(folder, start(*verb.args, cwd=folder), None, 0.0)
-    seconds = time.monotonic() - began
+    seconds = math.inf
+    for _ in range(2):  # the shorter one: whatever else runs here may hold one of them up
+        folder = _restored(rig, saved)
+        began = time.monotonic()
+        writes = _watch(folder, start(*verb.args, cwd=folder), None, 0.0)
+        seconds = min(seconds, time.monotonic() - began)
     new = _outputs(folder)
     row.notes.append(f"uninterrupted {seconds:.1f} s, {writes} files written")
-    early = halves = 0
+    early = halves = late = 0
     for trial in range(rig.trials):
-        folder = rig.place("kill")
-        for name, content in saved.items():
-            (folder / name).write_bytes(content)
+        folder = _restored(rig, saved)
         process = start(*verb.args, cwd=folder, start_new_session=True)
         if trial % 2 == 0:
             after = draw.uniform(0, seconds)
@@ -98,15 +100,26 @@ def stopped(rig: Rig, verb: Verb, number: signal.Signals) -> Row:
             file = draw.randrange(writes)
             _watch(folder, process, file, draw.choice((0.0, draw.expovariate(500))))
             when = f"while file {file + 1} of {writes} was written"
+        late += process.poll() is not None
         problems = _end_by(process, number, folder)
         early += problems is None
         halves += bool(leftovers(folder))
         row.judge([*(problems or []), *_half_written(folder, old, new, verb), *_goes_on(folder, verb, new)], when)
     if number == signal.SIGKILL:
         row.notes.append(f"{halves} kills left a half-written temporary file")
+    if late:
+        row.notes.append(f"{late} of them came after its end")
     if early:
         row.notes.append(f"{early} of them before the first line of wfcli, in Python's own start")
     return row
+
+
+def _restored(rig: Rig, saved: Mapping[str, bytes]) -> Path:
+    """Return a fresh folder with the old output."""
+    folder = rig.place("kill")
+    for name, content in saved.items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def _end_by(process: subprocess.Popen[str], number: signal.Signals, folder: Path) -> list[str] | None:
