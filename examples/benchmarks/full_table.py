@@ -191,8 +191,8 @@ def sizes(piece: Piece) -> dict[str, float]:
         "base/split": seen["base/split"] / images,  # all shares together are one epoch
         "scratch/same": seen["scratch/same"] / images / teachers,
         "scratch/split": seen["scratch/split"] / images,
-        "generator_steps": max(20, round(seen["generators"] / len(GENERATORS) / DEARER / BATCH)),
-        "distillation_steps": max(10, round(seen["distillation"] / starts / BATCH / len(ZOOS))),
+        "generator_steps": max(5, round(seen["generators"] / len(GENERATORS) / DEARER / BATCH)),
+        "distillation_steps": max(3, round(seen["distillation"] / starts / BATCH / len(ZOOS))),
     }
     found = {name: max(0.01, round(value, 2)) for name, value in found.items()}
     write_json(kept, found)
